@@ -1,0 +1,82 @@
+//! CPU vector code: instruction-set detection, micro-kernels, packing and the blocked products built on them.
+//!
+//! The level is found once at run time, so a build without `target-cpu` flags reaches full speed.
+//! `TWEEDIE_SIMD=portable|avx2|avx512|neon` forces a lower level, which is how every path is tested on one machine.
+
+use std::sync::OnceLock;
+
+/// An instruction-set level. A higher one is used only where the processor has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Plain Rust.
+    Portable,
+    /// AArch64 Advanced SIMD.
+    Neon,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+/// The level in use: the best one of this processor, or the lower one that `TWEEDIE_SIMD` names.
+pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let best = best_level();
+        match std::env::var("TWEEDIE_SIMD").as_deref() {
+            Ok("portable") => Level::Portable,
+            Ok("neon") => best.min(Level::Neon),
+            Ok("avx2") => best.min(Level::Avx2),
+            _ => best,
+        }
+    })
+}
+
+/// The highest level that this processor can run.
+pub fn best_level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("fma")
+        {
+            return Level::Avx512;
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Level::Avx2;
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        return Level::Neon;
+    }
+    Level::Portable
+}
+
+/// Compiles one plain loop body for every instruction-set level and calls the copy for [`level`].
+///
+/// The body must be an `#[inline(always)]` function: it is inlined into a wrapper that has the wider
+/// instructions enabled, and the compiler vectorises it there.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! vectorise {
+    ($body:ident($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+        fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+        match $crate::simd::level() {
+            // SAFETY: `level` returns these only on a processor that has the features the wrapper enables.
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+            _ => $body($($arg),*),
+        }
+    }};
+}
