@@ -66,7 +66,7 @@ impl Address {
     }
 
     /// The same address at another sub-index.
-    pub fn sub(self, sub: usize) -> Address {
+    pub fn sub_index(self, sub: usize) -> Address {
         Address { sub: sub as u32, ..self }
     }
 
@@ -239,7 +239,7 @@ fn ln_unit(u: f32) -> f32 {
     let e = exponent as f32;
     // ln 2 in two parts, so that e·ln 2 loses no bits.
     let low = e.mul_add(-2.121_944_4e-4, (p * x).mul_add(z, -0.5 * z));
-    e.mul_add(0.693_359_375, x + low)
+    e.mul_add((355.0 / 512.0), x + low)
 }
 
 /// Sine and cosine of 2π·b/2^32.
@@ -283,10 +283,7 @@ mod tests {
         assert_eq!(philox4x32([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox4x32([u32::MAX; 4], u64::MAX), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         let counter = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
-        assert_eq!(
-            philox4x32(counter, 0x299f_31d0_a409_3822),
-            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
-        );
+        assert_eq!(philox4x32(counter, 0x299f_31d0_a409_3822), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
     }
 
     #[test]

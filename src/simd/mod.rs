@@ -1,17 +1,26 @@
 //! CPU vector code: instruction-set detection, micro-kernels, packing and the blocked products built on them.
 //!
 //! The level is found once at run time, so a build without `target-cpu` flags reaches full speed.
-//! `TWEEDIE_SIMD=portable|avx2|avx512|neon` forces a lower level, which is how every path is tested on one machine.
+//! `TWEEDIE_SIMD=portable|avx2` forces a lower level, which is how every path is tested on one machine. On AArch64
+//! vectors and fused multiply-adds are part of the base instruction set, so plain code is compiled to them.
+
+mod kernel;
+mod math;
+mod pack;
+mod product;
+
+pub(crate) use kernel::Run;
+pub use math::{exp, sigmoid};
+pub(crate) use pack::Packed;
+pub(crate) use product::{Gather, accumulate_outer, multiply_rows, multiply_rows_serial};
 
 use std::sync::OnceLock;
 
 /// An instruction-set level. A higher one is used only where the processor has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Plain Rust.
+    /// Plain Rust, vectorised by the compiler with the target's base instructions.
     Portable,
-    /// AArch64 Advanced SIMD.
-    Neon,
     /// AVX2 with FMA.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
@@ -25,7 +34,6 @@ pub fn level() -> Level {
         let best = best_level();
         match std::env::var("TWEEDIE_SIMD").as_deref() {
             Ok("portable") => Level::Portable,
-            Ok("neon") => best.min(Level::Neon),
             Ok("avx2") => best.min(Level::Avx2),
             _ => best,
         }
@@ -47,10 +55,6 @@ pub fn best_level() -> Level {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return Level::Avx2;
         }
-    }
-    #[cfg(target_arch = "aarch64")]
-    if std::arch::is_aarch64_feature_detected!("neon") {
-        return Level::Neon;
     }
     Level::Portable
 }

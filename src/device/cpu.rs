@@ -1,0 +1,52 @@
+//! Threads on the host: work is cut into fixed blocks, each of which writes its own part of the output.
+
+use rayon::prelude::*;
+use std::marker::PhantomData;
+
+/// Runs `work` for every block index in parallel. What a block computes must not depend on which thread runs it.
+///
+/// `flops` is the approximate work of one block: small ones are joined so that a task is worth its scheduling.
+pub fn for_each_block(blocks: usize, flops: usize, work: impl Fn(usize) + Sync + Send) {
+    // About 20 microseconds of work a task at 50 GFLOP/s.
+    const FLOPS_PER_TASK: usize = 1_000_000;
+    let joined = (FLOPS_PER_TASK / flops.max(1)).max(1);
+    if blocks <= joined {
+        (0..blocks).for_each(work);
+    } else {
+        (0..blocks).into_par_iter().with_min_len(joined).for_each(work);
+    }
+}
+
+/// A mutable slice that several threads write at disjoint places.
+#[derive(Clone, Copy)]
+pub struct DisjointMut<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `slice`, whose caller promises disjoint ranges.
+unsafe impl<T: Send> Send for DisjointMut<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
+
+impl<'a, T> DisjointMut<'a, T> {
+    /// Wraps a slice for writing in parallel.
+    pub fn new(slice: &'a mut [T]) -> DisjointMut<'a, T> {
+        DisjointMut { ptr: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+    }
+
+    /// The elements `start..start + len`, writable.
+    ///
+    /// The block structure of every caller gives each range to exactly one block; bounds are checked here.
+    ///
+    /// # Panics
+    /// If the range leaves the slice: a defect of an op, never of a user's input.
+    #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
+    pub fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "block {start}+{len} leaves a slice of {}", self.len);
+        // SAFETY: in bounds by the assertion; callers cut the work so that no two blocks touch one range.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}

@@ -1,0 +1,97 @@
+//! Oracle and case table of [`super::conv2d`].
+
+use super::{Conv, ConvExtras, conv2d};
+use crate::testing::{Array, Case};
+
+/// Sizes of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// `[n, h, w, c_in]`.
+    pub x: [usize; 4],
+    /// Output channels.
+    pub c_out: usize,
+    /// Kernel size, both axes.
+    pub k: usize,
+    /// Stride and padding.
+    pub conv: Conv,
+    /// Whether the per-image vector and the residual are added.
+    pub extras: bool,
+}
+
+/// The case of one row.
+pub fn case(row: Row, seed: u64) -> Case {
+    let Row { x: [n, h, w, c_in], c_out, k, conv, extras } = row;
+    let normal = |shape: &[usize], i: u64| Array::normal(shape, seed + i, 1.0, 0.0);
+    let mut inputs = vec![normal(&[n, h, w, c_in], 0), normal(&[c_out, k, k, c_in], 1), normal(&[c_out], 2)];
+    let out = |size: usize| (size + conv.pad_before + conv.pad_after - k) / conv.stride + 1;
+    if extras {
+        inputs.push(normal(&[n, c_out], 3));
+        inputs.push(normal(&[n, out(h), out(w), c_out], 4));
+    }
+    Case {
+        op: "conv2d",
+        label: format!("{row:?}"),
+        differentiable: vec![true; inputs.len()],
+        inputs,
+        run: Box::new(move |t| {
+            let extras = ConvExtras { per_image: t.get(3), residual: t.get(4) };
+            conv2d(&t[0], &t[1], Some(&t[2]), conv, extras)
+        }),
+        oracle: Box::new(move |a| oracle(a, conv)),
+        terms: k * k * c_in + 3,
+        grad_terms: (n * out(h) * out(w)).max(k * k * c_out),
+    }
+}
+
+fn oracle(a: &[Array], conv: Conv) -> Array {
+    let ([n, h, w, c_in], [c_out, kh, kw, _]) = (dims(&a[0]), dims(&a[1]));
+    let out = |size: usize, k: usize| (size + conv.pad_before + conv.pad_after - k) / conv.stride + 1;
+    let (h_out, w_out) = (out(h, kh), out(w, kw));
+    let mut y = Array::zeros([n, h_out, w_out, c_out]);
+    for (index, value) in y.data.iter_mut().enumerate() {
+        let (image, oy, ox, j) =
+            (index / (h_out * w_out * c_out), index / (w_out * c_out) % h_out, index / c_out % w_out, index % c_out);
+        let mut sum = a[2].data[j];
+        if let (Some(e), Some(r)) = (a.get(3), a.get(4)) {
+            sum += e.data[image * c_out + j] + r.data[index];
+        }
+        for (ky, kx) in (0..kh * kw).map(|tap| (tap / kw, tap % kw)) {
+            let (iy, ix) = (oy * conv.stride + ky, ox * conv.stride + kx);
+            let (Some(iy), Some(ix)) = (iy.checked_sub(conv.pad_before), ix.checked_sub(conv.pad_before)) else {
+                continue;
+            };
+            if iy >= h || ix >= w {
+                continue;
+            }
+            for i in 0..c_in {
+                sum +=
+                    a[0].data[((image * h + iy) * w + ix) * c_in + i] * a[1].data[((j * kh + ky) * kw + kx) * c_in + i];
+            }
+        }
+        *value = sum;
+    }
+    y
+}
+
+fn dims(a: &Array) -> [usize; 4] {
+    [a.shape[0], a.shape[1], a.shape[2], a.shape[3]]
+}
+
+/// A row on each side of every branch: kernel size, stride, both downsampling paddings, odd sizes, size 1, tiles.
+pub fn table() -> Vec<Case> {
+    let down = |pad_before| Conv { stride: 2, pad_before, pad_after: 1 };
+    let rows = [
+        Row { x: [1, 1, 1, 1], c_out: 1, k: 3, conv: Conv::same(3), extras: false },
+        Row { x: [2, 5, 7, 3], c_out: 4, k: 3, conv: Conv::same(3), extras: true },
+        Row { x: [2, 4, 4, 33], c_out: 40, k: 3, conv: Conv::same(3), extras: true },
+        Row { x: [3, 3, 5, 6], c_out: 9, k: 1, conv: Conv::same(1), extras: true },
+        Row { x: [1, 6, 6, 4], c_out: 5, k: 3, conv: down(1), extras: false },
+        Row { x: [1, 6, 6, 4], c_out: 5, k: 3, conv: down(0), extras: false },
+        Row { x: [2, 7, 5, 3], c_out: 34, k: 3, conv: down(1), extras: true },
+        Row { x: [2, 7, 5, 3], c_out: 4, k: 3, conv: down(0), extras: false },
+        Row { x: [1, 1, 2, 3], c_out: 4, k: 3, conv: down(1), extras: false },
+        Row { x: [2, 5, 4, 3], c_out: 4, k: 1, conv: Conv { stride: 2, pad_before: 0, pad_after: 0 }, extras: false },
+        Row { x: [5, 16, 16, 8], c_out: 16, k: 3, conv: Conv::same(3), extras: false },
+    ];
+    rows.into_iter().map(|row| case(row, 20)).collect()
+}

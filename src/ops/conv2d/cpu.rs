@@ -1,0 +1,195 @@
+//! The CPU side of [`super::conv2d`].
+
+use super::{ConvExtras, Sizes};
+use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+use crate::error::Result;
+use crate::simd::{Gather, Packed, Run, accumulate_outer, multiply_rows};
+use crate::tensor::{Dtype, Tensor};
+
+/// Images with zeros around them: `[n, h, w, c]`.
+struct Padded<'a> {
+    data: PaddedData<'a>,
+    h: usize,
+    w: usize,
+    c: usize,
+}
+
+enum PaddedData<'a> {
+    Same(&'a [f32]),
+    Copy(Scratch<f32>),
+}
+
+impl Padded<'_> {
+    fn data(&self) -> &[f32] {
+        match &self.data {
+            PaddedData::Same(data) => data,
+            PaddedData::Copy(data) => data,
+        }
+    }
+
+    /// Start of pixel (y, x) of image i, in elements.
+    fn at(&self, i: usize, y: usize, x: usize) -> usize {
+        ((i * self.h + y) * self.w + x) * self.c
+    }
+}
+
+/// Pads `n` images of `h`×`w`×`c` by (before, after) rows and columns; no copy when all are 0.
+fn pad<'a>(x: &'a [f32], [n, h, w, c]: [usize; 4], rows: (usize, usize), columns: (usize, usize)) -> Padded<'a> {
+    let (hp, wp) = (h + rows.0 + rows.1, w + columns.0 + columns.1);
+    if (hp, wp) == (h, w) {
+        return Padded { data: PaddedData::Same(x), h, w, c };
+    }
+    let mut data = Scratch::<f32>::take(n * hp * wp * c);
+    let out = DisjointMut::new(&mut data);
+    for_each_block(n * hp, 4 * wp * c, |row| {
+        let (image, y) = (row / hp, row % hp);
+        let line = out.slice(row * wp * c, wp * c);
+        if y < rows.0 || y >= rows.0 + h {
+            line.fill(0.0);
+            return;
+        }
+        let source = &x[(image * h + y - rows.0) * w * c..][..w * c];
+        let (left, rest) = line.split_at_mut(columns.0 * c);
+        let (middle, right) = rest.split_at_mut(w * c);
+        left.fill(0.0);
+        middle.copy_from_slice(source);
+        right.fill(0.0);
+    });
+    Padded { data: PaddedData::Copy(data), h: hp, w: wp, c }
+}
+
+fn pad_input<'a>(x: &'a [f32], s: &Sizes) -> Padded<'a> {
+    let padding = (s.conv.pad_before, s.conv.pad_after);
+    pad(x, [s.n, s.h, s.w, s.c_in], padding, padding)
+}
+
+/// The kh runs of a pixel's window in the padded image.
+fn window_runs(padded: &Padded<'_>, s: &Sizes) -> Vec<Run> {
+    (0..s.kh).map(|kh| Run { offset: kh * padded.w * s.c_in, len: s.kw * s.c_in }).collect()
+}
+
+pub(super) fn forward(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    extras: ConvExtras<'_>,
+    s: Sizes,
+) -> Result<Tensor> {
+    let padded = pad_input(x.host()?, &s);
+    let runs = window_runs(&padded, &s);
+    let (w, k) = (weight.host::<f32>()?, s.kh * s.kw * s.c_in);
+    let packed = Packed::from_columns(k, s.c_out, |j| &w[j * k..(j + 1) * k]);
+    let bias = bias.map(Tensor::host::<f32>).transpose()?;
+    let per_image = extras.per_image.map(Tensor::host::<f32>).transpose()?;
+    let residual = extras.residual.map(Tensor::host::<f32>).transpose()?;
+    let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c_out], Dtype::F32, Device::Cpu)?;
+    let out = DisjointMut::new(y.host_mut::<f32>()?);
+    let pixels = s.h_out * s.w_out;
+    let base = |p: usize| {
+        let (image, y, x) = (p / pixels, p % pixels / s.w_out, p % s.w_out);
+        padded.at(image, y * s.conv.stride, x * s.conv.stride)
+    };
+    multiply_rows(s.n * pixels, Gather { data: padded.data(), base, runs: &runs }, &packed, |p, j, sums| {
+        let line = out.slice(p * s.c_out + j, sums.len());
+        line.copy_from_slice(sums);
+        if let Some(b) = bias {
+            line.iter_mut().zip(&b[j..]).for_each(|(y, b)| *y += b);
+        }
+        if let Some(e) = per_image {
+            line.iter_mut().zip(&e[p / pixels * s.c_out + j..]).for_each(|(y, e)| *y += e);
+        }
+        if let Some(r) = residual {
+            line.iter_mut().zip(&r[p * s.c_out + j..]).for_each(|(y, r)| *y += r);
+        }
+    });
+    Ok(y)
+}
+
+pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    let padded = pad_input(x.host()?, &s);
+    let count = s.n * s.h_out * s.w_out;
+    let (mut dy_at, mut x_at) = (Scratch::<usize>::take(count), Scratch::<usize>::take(count));
+    let mut p = 0;
+    for image in 0..s.n {
+        for y in 0..s.h_out {
+            for x in 0..s.w_out {
+                dy_at[p] = p * s.c_out;
+                x_at[p] = padded.at(image, y * s.conv.stride, x * s.conv.stride);
+                p += 1;
+            }
+        }
+    }
+    let kernel_rows: Vec<usize> = window_runs(&padded, &s).iter().map(|run| run.offset).collect();
+    let mut dweight = Tensor::zeros([s.c_out, s.kh, s.kw, s.c_in], Dtype::F32, Device::Cpu)?;
+    let segment = s.kw * s.c_in;
+    let (a, b) = ((dy.host::<f32>()?, &dy_at[..]), (padded.data(), &x_at[..]));
+    accumulate_outer(dweight.host_mut::<f32>()?, s.c_out, segment, &kernel_rows, a, b, true);
+    Ok(dweight)
+}
+
+/// Along one axis, for input positions of one residue modulo the stride: position `stride·i + residue` receives
+/// dy at `i + shift` through kernel tap `tap`, for each pair.
+fn taps(residue: usize, k: usize, s: &Sizes) -> Vec<(usize, isize)> {
+    let stride = s.conv.stride as isize;
+    // Descending taps have ascending shifts, so that with stride 1 neighbouring taps form one run.
+    (0..k)
+        .rev()
+        .map(|tap| (tap, residue as isize + s.conv.pad_before as isize - tap as isize))
+        .filter(|(_, distance)| distance.rem_euclid(stride) == 0)
+        .map(|(tap, distance)| (tap, distance.div_euclid(stride)))
+        .collect()
+}
+
+/// Zeros needed around dy along one axis of input size `size` and output size `size_out`.
+fn margin(size: usize, size_out: usize, k: usize, s: &Sizes) -> (usize, usize) {
+    let (mut before, mut after) = (0, 0);
+    for residue in 0..s.conv.stride.min(size) {
+        let last = ((size - 1 - residue) / s.conv.stride) as isize;
+        for (_, shift) in taps(residue, k, s) {
+            before = before.max(-shift);
+            after = after.max(last + shift - (size_out as isize - 1));
+        }
+    }
+    (before as usize, after as usize)
+}
+
+pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    let w = weight.host::<f32>()?;
+    let (rows, columns) = (margin(s.h, s.h_out, s.kh, &s), margin(s.w, s.w_out, s.kw, &s));
+    let padded = pad(dy.host()?, [s.n, s.h_out, s.w_out, s.c_out], rows, columns);
+    let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], Dtype::F32, Device::Cpu)?;
+    let out = DisjointMut::new(dx.host_mut::<f32>()?);
+    let stride = s.conv.stride;
+    for residue_y in 0..stride.min(s.h) {
+        for residue_x in 0..stride.min(s.w) {
+            let (taps_y, taps_x) = (taps(residue_y, s.kh, &s), taps(residue_x, s.kw, &s));
+            // One run for each tap, joined where they touch; the packed rows follow the same order.
+            let (mut runs, mut order): (Vec<Run>, Vec<usize>) = (Vec::new(), Vec::new());
+            for &(ky, shift_y) in &taps_y {
+                for &(kx, shift_x) in &taps_x {
+                    let (y, x) = (shift_y + rows.0 as isize, shift_x + columns.0 as isize);
+                    let offset = padded.at(0, y as usize, x as usize);
+                    match runs.last_mut() {
+                        Some(run) if run.offset + run.len == offset => run.len += s.c_out,
+                        _ => runs.push(Run { offset, len: s.c_out }),
+                    }
+                    order.push(ky * s.kw + kx);
+                }
+            }
+            let k = order.len() * s.c_out;
+            let packed = Packed::from_rows(k, s.c_in, |row| {
+                let (tap, channel) = (order[row / s.c_out], row % s.c_out);
+                &w[(channel * s.kh * s.kw + tap) * s.c_in..][..s.c_in]
+            });
+            let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
+            let class = class_h * class_w;
+            let base = |p: usize| padded.at(p / class, p % class / class_w, p % class_w);
+            multiply_rows(s.n * class, Gather { data: padded.data(), base, runs: &runs }, &packed, |p, j, sums| {
+                let (image, i, x) = (p / class, p % class / class_w, p % class_w);
+                let pixel = (image * s.h + stride * i + residue_y) * s.w + stride * x + residue_x;
+                out.slice(pixel * s.c_in + j, sums.len()).copy_from_slice(sums);
+            });
+        }
+    }
+    Ok(dx)
+}

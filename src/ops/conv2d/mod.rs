@@ -1,0 +1,186 @@
+//! 2-D convolution as implicit GEMM: y = conv(x, weight) + bias (+ per-image vector) (+ residual).
+//!
+//! Layout   x `[n,h,w,c_in]`, weight `[c_out,kh,kw,c_in]`, y `[n,h_out,w_out,c_out]`.
+//! Method   x is copied once into a zero-padded image; a row of the product is one output pixel, whose kh runs of
+//!          kw·c_in values lie there as they are, so nothing is unfolded. The input gradient is the same product with
+//!          padded dy and the weight's taps reversed, one class of pixels for each residue modulo the stride. The weight
+//!          gradient sums outer products over pixels.
+//! Saved    x and the weight (shared, not copied).
+//! Cost     2·kh·kw·c_in·c_out flops per output pixel forward, twice that backward.
+//! Order    outputs sum (kh, kw, c_in) in order; dweight sums pixels in order; results do not depend on threads or batch.
+
+#[doc(hidden)]
+pub mod cases;
+mod cpu;
+
+use super::{image_shape, narrow, same_device, sum_rows};
+use crate::device::{Device, no_kernel};
+use crate::error::{Error, Result};
+use crate::tape::{self, Grads, Node};
+use crate::tensor::{Dtype, Tensor, TensorId};
+
+/// Stride and zero padding, the same for both axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// Step between output pixels, 1 or more.
+    pub stride: usize,
+    /// Zeros above and left.
+    pub pad_before: usize,
+    /// Zeros below and right.
+    pub pad_after: usize,
+}
+
+impl Conv {
+    /// Stride 1, output size equal to the input's for a kernel of odd size `k`.
+    pub fn same(k: usize) -> Conv {
+        Conv { stride: 1, pad_before: k / 2, pad_after: k / 2 }
+    }
+
+    fn out_size(&self, size: usize, k: usize) -> Option<usize> {
+        (size + self.pad_before + self.pad_after).checked_sub(k).map(|room| room / self.stride + 1)
+    }
+}
+
+/// What the convolution adds to its result in the same pass.
+#[derive(Clone, Copy, Default)]
+pub struct ConvExtras<'a> {
+    /// `[n, c_out]`, the same for all pixels of an image: a time embedding.
+    pub per_image: Option<&'a Tensor>,
+    /// `[n, h_out, w_out, c_out]`: a residual.
+    pub residual: Option<&'a Tensor>,
+}
+
+/// Sizes of one convolution.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    n: usize,
+    h: usize,
+    w: usize,
+    c_in: usize,
+    c_out: usize,
+    kh: usize,
+    kw: usize,
+    h_out: usize,
+    w_out: usize,
+    conv: Conv,
+}
+
+/// Convolves images.
+///
+/// * `x` — `[n, h, w, c_in]`
+/// * `weight` — `[c_out, kh, kw, c_in]`
+/// * `bias` — `[c_out]`
+/// * `conv` — stride and padding
+/// * `extras` — what is added to the result
+///
+/// Returns `[n, h_out, w_out, c_out]` with `h_out = (h + padding − kh)/stride + 1`, on the device of `x`.
+/// Differentiable in every tensor argument.
+///
+/// # Errors
+/// [`Error::Shape`] if sizes disagree or the padded image is smaller than the kernel; [`Error::Device`] if the
+/// arguments live on different devices.
+///
+/// # Example
+/// ```
+/// use tweedie::{ops::{conv2d, Conv}, tensor::Tensor};
+/// let x = Tensor::from_slice(&[1.0_f32; 9], [1, 3, 3, 1])?;
+/// let weight = Tensor::from_slice(&[1.0_f32; 9], [1, 3, 3, 1])?;
+/// let y = conv2d(&x, &weight, None, Conv::same(3), Default::default())?;
+/// assert_eq!(y.to_vec::<f32>()?, [4.0, 6.0, 4.0, 6.0, 9.0, 6.0, 4.0, 6.0, 4.0]);
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    conv: Conv,
+    extras: ConvExtras<'_>,
+) -> Result<Tensor> {
+    let sizes = check(x, weight, bias, conv, extras)?;
+    let inputs: Vec<&Tensor> =
+        [x, weight].into_iter().chain(bias).chain(extras.per_image).chain(extras.residual).collect();
+    let y = match same_device("conv2d", &inputs)? {
+        Device::Cpu => cpu::forward(x, weight, bias, extras, sizes)?,
+        device => return Err(no_kernel("conv2d", device)),
+    };
+    Ok(tape::push(y, &inputs, || {
+        Box::new(Conv2d {
+            x: x.clone(),
+            weight: weight.clone(),
+            bias: bias.and_then(Tensor::grad_slot),
+            per_image: extras.per_image.and_then(Tensor::grad_slot),
+            residual: extras.residual.and_then(Tensor::grad_slot),
+            sizes,
+        })
+    }))
+}
+
+fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras: ConvExtras<'_>) -> Result<Sizes> {
+    let [n, h, w, c_in] = image_shape("conv2d", x)?;
+    let Some([c_out, kh, kw, wants]) = weight.shape().nhwc() else {
+        return Err(Error::Shape(format!("conv2d: weight wants [c_out,kh,kw,c_in], got {}", weight.shape())));
+    };
+    if wants != c_in {
+        let (ws, xs) = (weight.shape(), x.shape());
+        return Err(Error::Shape(format!("conv2d: weight {ws} wants c_in = {wants}, but x {xs} has c = {c_in}")));
+    }
+    if conv.stride == 0 {
+        return Err(Error::Shape("conv2d: stride 0; use 1 or more".into()));
+    }
+    let (Some(h_out), Some(w_out)) = (conv.out_size(h, kh), conv.out_size(w, kw)) else {
+        return Err(Error::Shape(format!("conv2d: kernel {kh}x{kw} is larger than the padded image {h}x{w}")));
+    };
+    if let Some(b) = bias.filter(|b| b.shape()[..] != [c_out]) {
+        return Err(Error::Shape(format!("conv2d: bias wants [{c_out}], got {}", b.shape())));
+    }
+    if let Some(p) = extras.per_image.filter(|p| p.shape()[..] != [n, c_out]) {
+        return Err(Error::Shape(format!("conv2d: per-image vector wants [{n},{c_out}], got {}", p.shape())));
+    }
+    if let Some(r) = extras.residual.filter(|r| r.shape()[..] != [n, h_out, w_out, c_out]) {
+        let got = r.shape();
+        return Err(Error::Shape(format!("conv2d: residual wants [{n},{h_out},{w_out},{c_out}], got {got}")));
+    }
+    Ok(Sizes { n, h, w, c_in, c_out, kh, kw, h_out, w_out, conv })
+}
+
+struct Conv2d {
+    x: Tensor,
+    weight: Tensor,
+    bias: Option<TensorId>,
+    per_image: Option<TensorId>,
+    residual: Option<TensorId>,
+    sizes: Sizes,
+}
+
+impl Node for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        if dy.device() != Device::Cpu {
+            return Err(no_kernel("conv2d backward", dy.device()));
+        }
+        let Sizes { n, c_out, .. } = self.sizes;
+        if self.bias.is_some() || self.per_image.is_some() {
+            let sums = sum_rows(dy.host()?, n, c_out);
+            if self.per_image.is_some() {
+                grads.add(self.per_image, narrow(&sums, [n, c_out])?)?;
+            }
+            if self.bias.is_some() {
+                let mut dbias = Tensor::empty([c_out], Dtype::F32, Device::Cpu)?;
+                for (j, b) in dbias.host_mut::<f32>()?.iter_mut().enumerate() {
+                    *b = (0..n).map(|i| sums[i * c_out + j]).sum::<f64>() as f32;
+                }
+                grads.add(self.bias, dbias)?;
+            }
+        }
+        if self.weight.requires_grad() {
+            grads.add(self.weight.grad_slot(), cpu::backward_weight(&self.x, &dy, self.sizes)?)?;
+        }
+        if self.x.requires_grad() {
+            grads.add(self.x.grad_slot(), cpu::backward_x(&self.weight, &dy, self.sizes)?)?;
+        }
+        grads.add(self.residual, dy)
+    }
+}

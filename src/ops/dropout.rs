@@ -1,0 +1,117 @@
+//! Dropout with addressed masks: element e of image i is kept if its uniform number is at least p.
+//!
+//! Saved    nothing: the mask is drawn again from its address. Cost: one read, one write.
+
+use crate::device::{Device, no_kernel};
+use crate::error::{Error, Result};
+use crate::rng::Address;
+use crate::tape::{self, Grads, Node};
+use crate::tensor::{Tensor, TensorId};
+
+/// Zeroes each element of `x` `[n, …]` with probability `p` and multiplies the rest by `1/(1 − p)`. Differentiable.
+///
+/// `address` names step and layer; the image index becomes its sample. `p = 0` returns `x` itself.
+///
+/// # Errors
+/// [`Error::Usage`] if `p` is outside [0, 1).
+///
+/// # Example
+/// ```
+/// use tweedie::{ops::dropout, rng::{Address, Purpose}, tensor::Tensor};
+/// let x = Tensor::from_slice(&[1.0_f32; 1000], [1, 1000])?;
+/// let kept = dropout(&x, 0.25, Address::new(0, Purpose::Dropout))?.to_vec::<f32>()?;
+/// assert!(kept.iter().all(|v| *v == 0.0 || *v == 1.0 / 0.75));
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn dropout(x: &Tensor, p: f64, address: Address) -> Result<Tensor> {
+    if !(0.0..1.0).contains(&p) {
+        return Err(Error::Usage(format!("dropout: probability {p} is outside [0, 1)")));
+    }
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    let y = match x.device() {
+        Device::Cpu => cpu::mask(x, p as f32, address)?,
+        device => return Err(no_kernel("dropout", device)),
+    };
+    Ok(tape::push(y, &[x], || Box::new(Dropout { x: x.grad_slot(), p: p as f32, address })))
+}
+
+struct Dropout {
+    x: Option<TensorId>,
+    p: f32,
+    address: Address,
+}
+
+impl Node for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        match dy.device() {
+            Device::Cpu => grads.add(self.x, cpu::mask(&dy, self.p, self.address)?),
+            device => Err(no_kernel("dropout backward", device)),
+        }
+    }
+}
+
+mod cpu {
+    use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+    use crate::error::Result;
+    use crate::rng::Address;
+    use crate::tensor::{Dtype, Tensor};
+
+    pub(super) fn mask(x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
+        let n = x.shape().first().copied().unwrap_or(1);
+        let row = x.count() / n.max(1);
+        let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
+        let x = x.host::<f32>()?;
+        let out = DisjointMut::new(y.host_mut::<f32>()?);
+        let gain = 1.0 / (1.0 - p);
+        for_each_block(n, 30 * row, |image| {
+            let mut uniform = Scratch::<f32>::take(row);
+            address.sample(image).fill_uniform(&mut uniform);
+            let source = &x[image * row..][..row];
+            for ((y, x), u) in out.slice(image * row, row).iter_mut().zip(source).zip(&uniform[..]) {
+                *y = if *u < p { 0.0 } else { gain * x };
+            }
+        });
+        Ok(y)
+    }
+}
+
+#[doc(hidden)]
+pub mod cases {
+    use super::dropout;
+    use crate::rng::{Address, Purpose};
+    use crate::testing::{Array, Case};
+
+    /// Rows: one small, one odd.
+    pub fn table() -> Vec<Case> {
+        [(1, 4, 0.5), (3, 37, 0.1)]
+            .into_iter()
+            .map(|(n, row, p)| {
+                let address = Address::new(4, Purpose::Dropout).step(7).sub_index(2);
+                Case {
+                    op: "dropout",
+                    label: format!("{n}x{row} p {p}"),
+                    inputs: vec![Array::normal([n, row], 90, 1.0, 0.0)],
+                    differentiable: vec![true],
+                    run: Box::new(move |t| dropout(&t[0], p, address)),
+                    oracle: Box::new(move |a| {
+                        let mut y = a[0].clone();
+                        for (k, v) in y.data.iter_mut().enumerate() {
+                            let word = address.sample(k / row).bits((k % row / 4) as u32)[k % row % 4];
+                            let uniform = f64::from(word >> 8) / f64::from(1 << 24);
+                            *v = if uniform < f64::from(p as f32) { 0.0 } else { *v / (1.0 - p) };
+                        }
+                        y
+                    }),
+                    terms: 1,
+                    grad_terms: 1,
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,113 @@
+//! Embedding: rows of a table by index.
+//!
+//! Saved    the indices. Cost: one read and one write of each row.
+//! Order    the gradient of a row sums its uses in order.
+
+use crate::device::{Device, no_kernel};
+use crate::error::{Error, Result};
+use crate::tape::{self, Grads, Node};
+use crate::tensor::{Shape, Tensor, TensorId};
+
+/// Looks up `indices` in `weight` `[k, d]`: `[indices, d]`. Differentiable in `weight`.
+///
+/// # Errors
+/// [`Error::Shape`] if `weight` is no matrix or an index is `k` or more.
+///
+/// # Example
+/// ```
+/// use tweedie::{ops::embed, tensor::Tensor};
+/// let weight = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], [2, 2])?;
+/// assert_eq!(embed(&weight, &[1, 0])?.to_vec::<f32>()?, [3.0, 4.0, 1.0, 2.0]);
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn embed(weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
+    let &[k, _] = &weight.shape()[..] else {
+        return Err(Error::Shape(format!("embed: weight wants [k,d], got {}", weight.shape())));
+    };
+    if let Some(bad) = indices.iter().find(|i| **i as usize >= k) {
+        return Err(Error::Shape(format!("embed: index {bad} is outside a table of {k} rows")));
+    }
+    let y = match weight.device() {
+        Device::Cpu => cpu::lookup(weight, indices)?,
+        device => return Err(no_kernel("embed", device)),
+    };
+    Ok(tape::push(y, &[weight], || {
+        Box::new(Embed { slot: weight.grad_slot(), shape: weight.shape(), indices: indices.to_vec() })
+    }))
+}
+
+struct Embed {
+    slot: Option<TensorId>,
+    shape: Shape,
+    indices: Vec<u32>,
+}
+
+impl Node for Embed {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        match dy.device() {
+            Device::Cpu => grads.add(self.slot, cpu::scatter(&dy, self.shape, &self.indices)?),
+            device => Err(no_kernel("embed backward", device)),
+        }
+    }
+}
+
+mod cpu {
+    use crate::device::Device;
+    use crate::error::Result;
+    use crate::tensor::{Dtype, Shape, Tensor};
+
+    pub(super) fn lookup(weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
+        let d = weight.shape()[1];
+        let mut y = Tensor::empty([indices.len(), d], Dtype::F32, Device::Cpu)?;
+        let table = weight.host::<f32>()?;
+        for (row, index) in y.host_mut::<f32>()?.chunks_exact_mut(d).zip(indices) {
+            row.copy_from_slice(&table[*index as usize * d..][..d]);
+        }
+        Ok(y)
+    }
+
+    pub(super) fn scatter(dy: &Tensor, shape: Shape, indices: &[u32]) -> Result<Tensor> {
+        let d = shape[1];
+        let mut dweight = Tensor::zeros(shape, Dtype::F32, Device::Cpu)?;
+        let target = dweight.host_mut::<f32>()?;
+        for (row, index) in dy.host::<f32>()?.chunks_exact(d).zip(indices) {
+            let line = &mut target[*index as usize * d..][..d];
+            line.iter_mut().zip(row).for_each(|(t, g)| *t += g);
+        }
+        Ok(dweight)
+    }
+}
+
+#[doc(hidden)]
+pub mod cases {
+    use super::embed;
+    use crate::testing::{Array, Case};
+
+    /// `count` look-ups in a table `[k, d]`.
+    pub fn case(k: usize, d: usize, count: usize, seed: u64) -> Case {
+        let indices: Vec<u32> = (0..count).map(|i| ((i * i + 3) % k) as u32).collect();
+        let wanted = indices.clone();
+        Case {
+            op: "embed",
+            label: format!("{count} of {k}x{d}"),
+            inputs: vec![Array::normal([k, d], seed, 1.0, 0.0)],
+            differentiable: vec![true],
+            run: Box::new(move |t| embed(&t[0], &indices)),
+            oracle: Box::new(move |a| Array {
+                shape: [count, d].into(),
+                data: wanted.iter().flat_map(|i| a[0].data[*i as usize * d..][..d].to_vec()).collect(),
+            }),
+            terms: 1,
+            grad_terms: count,
+        }
+    }
+
+    /// Rows: one entry, repeats.
+    pub fn table() -> Vec<Case> {
+        vec![case(1, 1, 1, 80), case(5, 3, 9, 81)]
+    }
+}

@@ -1,0 +1,118 @@
+//! The ops: one room each, with its CPU side, its place for CUDA, its oracle and its case table.
+
+mod adamw;
+mod attention;
+mod concat;
+mod conv2d;
+mod dropout;
+mod embed;
+mod fourier;
+mod group_norm;
+mod linear;
+mod perturb;
+mod pointwise;
+mod reduce;
+mod resample;
+mod reverse_step;
+mod weighted_mse;
+
+pub use adamw::{AdamW, adamw};
+pub use attention::attention;
+pub use concat::concat_channels;
+pub use conv2d::{Conv, ConvExtras, conv2d};
+pub use dropout::dropout;
+pub use embed::embed;
+pub use fourier::time_features;
+pub use group_norm::{Film, GroupNorm, group_norm};
+pub use linear::linear;
+pub use perturb::{Perturbed, perturb};
+pub use pointwise::{add, affine, silu};
+pub use reduce::grad_norm;
+pub use resample::{mean_pool2, upsample_nearest};
+pub use reverse_step::{Noise, ReverseStep, reverse_step};
+pub use weighted_mse::weighted_mse;
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Checks that all tensors of an op live on one device.
+fn same_device(op: &str, tensors: &[&Tensor]) -> Result<crate::device::Device> {
+    let device = tensors[0].device();
+    match tensors.iter().find(|t| t.device() != device) {
+        None => Ok(device),
+        Some(t) => Err(Error::Device(format!("{op}: arguments live on {device} and {}; move them to one", t.device()))),
+    }
+}
+
+/// `[n, h, w, c]` or an error that shows the shape.
+fn image_shape(op: &str, x: &Tensor) -> Result<[usize; 4]> {
+    x.shape().nhwc().ok_or_else(|| Error::Shape(format!("{op}: x wants [n,h,w,c], got {}", x.shape())))
+}
+
+/// Sums over the rows of each of `parts` equal parts of `x` (`[parts·rows, c]`): `[parts, c]`.
+///
+/// f32 sums within blocks of 64 rows, blocks added in f64 in order.
+fn sum_rows(x: &[f32], parts: usize, c: usize) -> crate::device::Scratch<f64> {
+    use crate::device::{DisjointMut, for_each_block};
+    const BLOCK: usize = 64;
+    let rows = x.len() / (parts * c).max(1);
+    let blocks = rows.div_ceil(BLOCK);
+    let mut partial = crate::device::Scratch::<f32>::zeroed(parts * blocks * c);
+    let out = DisjointMut::new(&mut partial);
+    for_each_block(parts * blocks, BLOCK * c, |job| {
+        let (part, block) = (job / blocks, job % blocks);
+        let sums = out.slice(job * c, c);
+        for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
+            let line = &x[(part * rows + row) * c..][..c];
+            for (s, v) in sums.iter_mut().zip(line) {
+                *s += v;
+            }
+        }
+    });
+    let mut sums = crate::device::Scratch::<f64>::zeroed(parts * c);
+    for part in 0..parts {
+        for block in 0..blocks {
+            let line = &partial[(part * blocks + block) * c..][..c];
+            for (s, v) in sums[part * c..].iter_mut().zip(line) {
+                *s += f64::from(*v);
+            }
+        }
+    }
+    sums
+}
+
+/// f64 sums as an f32 tensor.
+fn narrow(values: &[f64], shape: impl Into<crate::tensor::Shape>) -> Result<Tensor> {
+    let mut tensor = Tensor::empty(shape, crate::tensor::Dtype::F32, crate::device::Device::Cpu)?;
+    for (out, value) in tensor.host_mut::<f32>()?.iter_mut().zip(values) {
+        *out = *value as f32;
+    }
+    Ok(tensor)
+}
+
+/// The fixed case tables of all rooms.
+#[doc(hidden)]
+pub fn case_tables() -> Vec<Vec<crate::testing::Case>> {
+    vec![
+        linear::cases::table(),
+        conv2d::cases::table(),
+        group_norm::cases::table(),
+        attention::cases::table(),
+        pointwise::cases::table(),
+        concat::cases::table(),
+        resample::cases::table(),
+        embed::cases::table(),
+        dropout::cases::table(),
+        weighted_mse::cases::table(),
+    ]
+}
+
+/// Rooms' case makers, for drawn sizes and for benches.
+#[doc(hidden)]
+pub mod cases {
+    pub use super::{
+        attention::cases as attention, concat::cases as concat, conv2d::cases as conv2d, embed::cases as embed,
+        group_norm::cases as group_norm, linear::cases as linear, pointwise::cases as pointwise,
+        resample::cases as resample, weighted_mse::cases as weighted_mse,
+    };
+}

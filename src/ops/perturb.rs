@@ -1,0 +1,147 @@
+//! The forward jump x_t = alpha·x0 + sigma·eps with addressed noise (S0 "Claim", items 15 and 17).
+//!
+//! Not differentiable: x0 is data. Cost: one read, two writes; the noise is made in registers.
+
+use crate::device::{Device, no_kernel};
+use crate::error::{Error, Result};
+use crate::rng::Address;
+use crate::tensor::{Dtype, Tensor};
+
+/// What [`perturb`] returns.
+pub struct Perturbed {
+    /// `alpha·x0 + sigma·eps`, shape of x0.
+    pub x_t: Tensor,
+    /// The standard normal noise, shape of x0.
+    pub eps: Tensor,
+}
+
+/// Noises each image of `x0` `[n, …]` (f32 or f64) to its own level.
+///
+/// * `alpha`, `sigma` — `[n]`, the level of each image
+/// * `address` — where the noise comes from; image i uses sample `samples[i]`
+///
+/// # Errors
+/// [`Error::Shape`] if the lists do not have one entry per image.
+///
+/// # Example
+/// ```
+/// use tweedie::{ops::perturb, rng::{Address, Purpose}, tensor::Tensor};
+/// let x0 = Tensor::from_slice(&[3.0_f64, -3.0], [1, 2])?;
+/// let p = perturb(&x0, &[0.6], &[0.8], Address::new(0, Purpose::TrainNoise), &[0])?;
+/// let (x_t, eps) = (p.x_t.to_vec::<f64>()?, p.eps.to_vec::<f64>()?);
+/// assert_eq!(x_t[1], 0.6 * -3.0 + 0.8 * eps[1]);
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn perturb(x0: &Tensor, alpha: &[f64], sigma: &[f64], address: Address, samples: &[u32]) -> Result<Perturbed> {
+    let n = x0.shape().first().copied().unwrap_or(0);
+    if [alpha.len(), sigma.len(), samples.len()] != [n; 3] {
+        let (a, s, k) = (alpha.len(), sigma.len(), samples.len());
+        return Err(Error::Shape(format!(
+            "perturb: {n} images want {n} alphas, sigmas and samples, got {a}, {s}, {k}"
+        )));
+    }
+    match (x0.device(), x0.dtype()) {
+        (Device::Cpu, Dtype::F32) => cpu::perturb::<f32>(x0, alpha, sigma, address, samples),
+        (Device::Cpu, Dtype::F64) => cpu::perturb::<f64>(x0, alpha, sigma, address, samples),
+        (Device::Cpu, dtype) => Err(Error::Dtype(format!("perturb: wants f32 or f64, got {dtype:?}"))),
+        (device, _) => Err(no_kernel("perturb", device)),
+    }
+}
+
+mod cpu {
+    use super::Perturbed;
+    use crate::device::{Device, DisjointMut, for_each_block};
+    use crate::error::Result;
+    use crate::rng::Address;
+    use crate::tensor::{Element, Tensor};
+
+    /// A real element type; noise is drawn in f32 and widened, so that both see the same numbers.
+    pub(super) trait Real: Element {
+        fn jump(alpha: f64, x0: Self, sigma: f64, eps: Self) -> Self;
+        fn widen(eps: f32) -> Self;
+    }
+
+    impl Real for f32 {
+        fn jump(alpha: f64, x0: f32, sigma: f64, eps: f32) -> f32 {
+            alpha as f32 * x0 + sigma as f32 * eps
+        }
+        fn widen(eps: f32) -> f32 {
+            eps
+        }
+    }
+
+    impl Real for f64 {
+        fn jump(alpha: f64, x0: f64, sigma: f64, eps: f64) -> f64 {
+            alpha * x0 + sigma * eps
+        }
+        fn widen(eps: f32) -> f64 {
+            f64::from(eps)
+        }
+    }
+
+    const BLOCK: usize = 4096;
+
+    pub(super) fn perturb<T: Real>(
+        x0: &Tensor,
+        alpha: &[f64],
+        sigma: &[f64],
+        address: Address,
+        samples: &[u32],
+    ) -> Result<Perturbed> {
+        let row = x0.count() / samples.len().max(1);
+        let mut x_t = Tensor::empty(x0.shape(), T::DTYPE, Device::Cpu)?;
+        let mut eps = Tensor::empty(x0.shape(), T::DTYPE, Device::Cpu)?;
+        let x0 = x0.host::<T>()?;
+        let (out_x, out_eps) = (DisjointMut::new(x_t.host_mut::<T>()?), DisjointMut::new(eps.host_mut::<T>()?));
+        let blocks = row.div_ceil(BLOCK);
+        for_each_block(samples.len() * blocks, 50 * BLOCK.min(row), |job| {
+            let (image, start) = (job / blocks, job % blocks * BLOCK);
+            let len = BLOCK.min(row - start);
+            let at = image * row + start;
+            let mut z = [0.0_f32; BLOCK];
+            address.sample(samples[image] as usize).fill_normal_from(start, &mut z[..len]);
+            let (x_t, eps) = (out_x.slice(at, len), out_eps.slice(at, len));
+            for i in 0..len {
+                eps[i] = T::widen(z[i]);
+                x_t[i] = T::jump(alpha[image], x0[at + i], sigma[image], eps[i]);
+            }
+        });
+        Ok(Perturbed { x_t, eps })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Purpose;
+
+    #[test]
+    fn noise_of_an_image_depends_on_its_sample_alone() {
+        let address = Address::new(3, Purpose::TrainNoise).step(9);
+        let x0 = Tensor::from_slice(&vec![0.5_f32; 2 * 5000], [2, 5000]).unwrap();
+        let both = perturb(&x0, &[0.6, 0.8], &[0.8, 0.6], address, &[4, 7]).unwrap();
+        let second = perturb(&x0.rows(1, 1).unwrap(), &[0.8], &[0.6], address, &[7]).unwrap();
+        assert_eq!(both.x_t.to_vec::<f32>().unwrap()[5000..], second.x_t.to_vec::<f32>().unwrap());
+        let mut want = vec![0.0; 5000];
+        address.sample(7).fill_normal(&mut want);
+        assert_eq!(second.eps.to_vec::<f32>().unwrap(), want);
+    }
+
+    #[test]
+    fn x_t_is_alpha_x0_plus_sigma_eps_in_both_precisions() {
+        let address = Address::new(3, Purpose::TrainNoise);
+        let values: Vec<f64> = (0..10).map(|i| f64::from(i) / 4.0 - 1.0).collect();
+        let x64 = Tensor::from_slice(&values, [1, 10]).unwrap();
+        let x32 = Tensor::from_slice(&values.iter().map(|v| *v as f32).collect::<Vec<_>>(), [1, 10]).unwrap();
+        let p64 = perturb(&x64, &[0.3], &[0.9], address, &[0]).unwrap();
+        let p32 = perturb(&x32, &[0.3], &[0.9], address, &[0]).unwrap();
+        for i in 0..10 {
+            let eps = p64.eps.host::<f64>().unwrap()[i];
+            let want = 0.3 * values[i] + 0.9 * eps;
+            assert!((p64.x_t.host::<f64>().unwrap()[i] - want).abs() < 1e-15);
+            assert_eq!(f64::from(p32.eps.host::<f32>().unwrap()[i]), eps);
+            assert!((f64::from(p32.x_t.host::<f32>().unwrap()[i]) - want).abs() < 1e-6);
+        }
+        assert!(perturb(&x32, &[0.3, 0.3], &[0.9], address, &[0]).is_err());
+    }
+}

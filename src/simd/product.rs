@@ -1,0 +1,239 @@
+//! Blocked matrix products on the micro-kernels, parallel over output tiles. Each output value is computed by one
+//! tile in one fixed order of summation, so the bits depend neither on the number of threads nor on how many rows there are.
+
+use super::kernel::{self, MR, NR, Run};
+use super::pack::Packed;
+use crate::device::{DisjointMut, for_each_block};
+
+/// Rows that share a panel while it is in cache: 256 rows of 256 channels are 256 KiB.
+const ROW_BLOCK: usize = 256;
+/// Values of k that are summed before the next tile's turn in [`accumulate_outer`].
+const K_BLOCK: usize = 256;
+
+/// Rows of a left-hand operand, read where they lie: row r begins at `data[base(r)]`, and its k values are the
+/// `runs` one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Gather<'a, F> {
+    /// The memory the rows lie in.
+    pub(crate) data: &'a [f32],
+    /// Start of each row, in elements.
+    pub(crate) base: F,
+    /// The pieces of each row.
+    pub(crate) runs: &'a [Run],
+}
+
+impl<F: Fn(usize) -> usize> Gather<'_, F> {
+    /// # Panics
+    /// If row `r` leaves the data: a defect of an op, found here before it can read foreign memory.
+    #[inline]
+    fn pointer(&self, r: usize, reach: usize) -> *const f32 {
+        let base = (self.base)(r);
+        assert!(base + reach <= self.data.len(), "row {r} at {base} + {reach} leaves {} elements", self.data.len());
+        self.data[base..].as_ptr()
+    }
+
+    fn reach(&self) -> usize {
+        self.runs.iter().map(|run| run.offset + run.len).max().unwrap_or(0)
+    }
+}
+
+/// `y[r][j] = Σ_k a_r[k]·b[k][j]` for `m` rows; `store(r, j0, values)` receives each finished piece of a row.
+///
+/// `store` is called from several threads, once for every (row, panel).
+pub(crate) fn multiply_rows<F>(
+    m: usize,
+    a: Gather<'_, F>,
+    b: &Packed,
+    store: impl Fn(usize, usize, &[f32]) + Sync + Send,
+) where
+    F: Fn(usize) -> usize + Sync + Send,
+{
+    let panels = b.panels();
+    let blocks = m.div_ceil(ROW_BLOCK);
+    check_runs(&a, b);
+    for_each_block(blocks * panels, 2 * ROW_BLOCK.min(m) * NR * b.k(), |job| {
+        let (block, panel) = (job / panels, job % panels);
+        let rows = block * ROW_BLOCK..m.min((block + 1) * ROW_BLOCK);
+        multiply_panel(rows, &a, b, panel, &store);
+    });
+}
+
+/// As [`multiply_rows`] on the calling thread alone, for callers that are parallel themselves.
+pub(crate) fn multiply_rows_serial<F>(
+    m: usize,
+    a: Gather<'_, F>,
+    b: &Packed,
+    mut store: impl FnMut(usize, usize, &[f32]),
+) where
+    F: Fn(usize) -> usize,
+{
+    check_runs(&a, b);
+    for panel in 0..b.panels() {
+        multiply_panel(0..m, &a, b, panel, &mut store);
+    }
+}
+
+fn check_runs<F>(a: &Gather<'_, F>, b: &Packed) {
+    let k: usize = a.runs.iter().map(|run| run.len).sum();
+    assert_eq!(k, b.k(), "the runs hold {k} values, the packed operand {} rows", b.k());
+}
+
+fn multiply_panel<F: Fn(usize) -> usize>(
+    rows: std::ops::Range<usize>,
+    a: &Gather<'_, F>,
+    b: &Packed,
+    panel: usize,
+    mut store: impl FnMut(usize, usize, &[f32]),
+) {
+    let columns = NR.min(b.n() - panel * NR);
+    let reach = a.reach();
+    let data = b.panel(panel).as_ptr();
+    let mut tile = [[0.0; NR]; MR];
+    for r0 in rows.clone().step_by(MR) {
+        // A last tile with fewer rows computes its last row several times and keeps it once.
+        let bases: [*const f32; MR] = std::array::from_fn(|r| a.pointer((r0 + r).min(rows.end - 1), reach));
+        // SAFETY: `pointer` checked that every run of every row is inside the data; the panel holds k rows of NR.
+        unsafe { kernel::rows(&bases, a.runs, data, columns, &mut tile) };
+        for r in 0..MR.min(rows.end - r0) {
+            store(r0 + r, panel * NR, &tile[r][..columns]);
+        }
+    }
+}
+
+/// Gathers of the two operands of [`accumulate_outer`]: for each k, a row of each.
+#[derive(Clone, Copy)]
+struct OuterOperand<'a> {
+    data: &'a [f32],
+    offsets: &'a [usize],
+}
+
+/// `c[i][s·segment + j] += Σ_k a[a_offsets[k] + i]·b[b_offsets[k] + segment_offsets[s] + j]` with `c` of shape
+/// `[rows, segments·segment]`.
+///
+/// With one segment this is Aᵀ·B. A convolution's weight gradient has one segment for each kernel row. Parallel over
+/// tiles of `c`; the sum over k runs in order.
+pub(crate) fn accumulate_outer(
+    c: &mut [f32],
+    rows: usize,
+    segment: usize,
+    segment_offsets: &[usize],
+    a: (&[f32], &[usize]),
+    b: (&[f32], &[usize]),
+    parallel: bool,
+) {
+    let (a, b) = (OuterOperand { data: a.0, offsets: a.1 }, OuterOperand { data: b.0, offsets: b.1 });
+    let k = a.offsets.len();
+    assert_eq!(k, b.offsets.len(), "operands have {k} and {} rows", b.offsets.len());
+    check_outer(&a, rows, 0);
+    check_outer(&b, segment, segment_offsets.iter().copied().max().unwrap_or(0));
+    let width = segments_width(segment, segment_offsets.len());
+    assert_eq!(c.len(), rows * width, "c holds {} values, not {rows}x{width}", c.len());
+    let row_tiles = rows.div_ceil(MR);
+    // A job is one strip of MR rows against up to STRIP columns of one segment.
+    const STRIP: usize = 8 * NR;
+    let strips = segment.div_ceil(STRIP);
+    let jobs = row_tiles * segment_offsets.len() * strips;
+    let out = DisjointMut::new(c);
+    let work = |job: usize| {
+        let (i, s, strip) =
+            (job / (segment_offsets.len() * strips), job / strips % segment_offsets.len(), job % strips);
+        let i0 = i * MR;
+        let live_rows = MR.min(rows - i0);
+        for k0 in (0..k).step_by(K_BLOCK) {
+            let k1 = k.min(k0 + K_BLOCK);
+            for j0 in (strip * STRIP..segment.min((strip + 1) * STRIP)).step_by(NR) {
+                let columns = NR.min(segment - j0);
+                let mut tile = [[0.0; NR]; MR];
+                for r in 0..live_rows {
+                    tile[r][..columns].copy_from_slice(out.slice((i0 + r) * width + s * segment + j0, columns));
+                }
+                // SAFETY: `check_outer` found the last value of every row inside the data, and pool buffers
+                // have readable slack for the rest of a tile behind it.
+                unsafe {
+                    kernel::outer(
+                        a.data.as_ptr().add(i0),
+                        &a.offsets[k0..k1],
+                        b.data.as_ptr().add(segment_offsets[s] + j0),
+                        &b.offsets[k0..k1],
+                        columns,
+                        &mut tile,
+                    );
+                }
+                for r in 0..live_rows {
+                    out.slice((i0 + r) * width + s * segment + j0, columns).copy_from_slice(&tile[r][..columns]);
+                }
+            }
+        }
+    };
+    if parallel {
+        for_each_block(jobs, 2 * MR * STRIP.min(segment) * k, work);
+    } else {
+        (0..jobs).for_each(work);
+    }
+}
+
+fn segments_width(segment: usize, count: usize) -> usize {
+    segment * count
+}
+
+fn check_outer(operand: &OuterOperand<'_>, width: usize, extra: usize) {
+    let last = operand.offsets.iter().copied().max().unwrap_or(0);
+    let len = operand.data.len();
+    assert!(
+        operand.offsets.is_empty() || last + extra + width <= len,
+        "row at {last} + {extra} + {width} leaves {len}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Scratch;
+    use crate::rng::{Address, Purpose};
+
+    fn noise(len: usize, seed: u64) -> Scratch<f32> {
+        let mut data = Scratch::take(len);
+        Address::new(seed, Purpose::Test).fill_normal(&mut data);
+        data
+    }
+
+    #[test]
+    fn products_match_plain_loops_for_sizes_on_both_sides_of_every_tile() {
+        for (m, n, k) in [(1, 1, 1), (7, 31, 5), (8, 32, 16), (9, 33, 17), (300, 70, 40), (257, 16, 3)] {
+            let (a, b) = (noise(m * k, 1), noise(k * n, 2));
+            let packed = Packed::from_rows(k, n, |i| &b[i * n..(i + 1) * n]);
+            let columns: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
+            let transposed = Packed::from_columns(k, n, |j| &columns[j * k..(j + 1) * k]);
+            let mut y = vec![0.0; m * n];
+            let mut outer = vec![0.0; m * n];
+            let runs = [Run { offset: 0, len: k }];
+            let out = DisjointMut::new(&mut y);
+            multiply_rows(m, Gather { data: &a, base: |r| r * k, runs: &runs }, &packed, |r, j, v| {
+                out.slice(r * n + j, v.len()).copy_from_slice(v);
+            });
+            let mut again = vec![0.0; m * n];
+            multiply_rows_serial(m, Gather { data: &a, base: |r| r * k, runs: &runs }, &transposed, |r, j, v| {
+                again[r * n + j..r * n + j + v.len()].copy_from_slice(v);
+            });
+            assert_eq!(y, again, "{m}x{n}x{k}: serial and parallel, rows and columns");
+            // The same product as a sum of outer products needs the left operand with k first.
+            let mut a_by_k = Scratch::<f32>::take(k * m);
+            for (i, v) in a_by_k.iter_mut().enumerate() {
+                *v = a[i % m * k + i / m];
+            }
+            let (ao, bo): (Vec<usize>, Vec<usize>) = ((0..k).map(|i| i * m).collect(), (0..k).map(|i| i * n).collect());
+            accumulate_outer(&mut outer, m, n, &[0], (&a_by_k, &ao), (&b, &bo), true);
+            for r in 0..m {
+                for j in 0..n {
+                    let want: f64 = (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[i * n + j])).sum();
+                    let size: f64 = (0..k).map(|i| f64::from(a[r * k + i] * b[i * n + j]).abs()).sum();
+                    // k products summed in f32: at most k roundings of partial sums below `size`.
+                    let bound = k as f64 * f64::from(f32::EPSILON) * size;
+                    for (name, got) in [("rows", y[r * n + j]), ("outer", outer[r * n + j])] {
+                        assert!((f64::from(got) - want).abs() <= bound, "{name} {m}x{n}x{k} at {r},{j}: {got} {want}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The autograd tape: a thread-local list of nodes, each with its own backward.
+//!
+//! Nothing is recorded outside [`Tape::record`]. A node owns what its backward needs and is dropped as soon as it has
+//! run, so activations are freed while the gradients flow back.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{Dtype, Tensor, TensorId};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+/// One recorded op.
+pub trait Node {
+    /// The op's name, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Adds the gradients of the op's inputs, given the gradient `dy` of its output.
+    ///
+    /// # Errors
+    /// Those of the kernels it runs.
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()>;
+}
+
+struct Entry {
+    output: TensorId,
+    scope: Box<str>,
+    node: Box<dyn Node>,
+}
+
+/// The recorded ops, first to last.
+#[derive(Default)]
+pub struct Tape {
+    entries: Vec<Entry>,
+}
+
+thread_local! {
+    static ACTIVE: RefCell<Option<Tape>> = const { RefCell::new(None) };
+    /// The entry list of the last finished tape, kept so that its memory is used again.
+    static SPARE: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    static SCOPE: RefCell<String> = const { RefCell::new(String::new()) };
+    static CHECK: Cell<bool> = const { Cell::new(false) };
+    static FIRST_BAD: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+impl Tape {
+    /// Runs `body` and records every op in it that touches a tensor with `requires_grad`.
+    ///
+    /// # Errors
+    /// Those of `body`; [`Error::Usage`] if a tape is being recorded on this thread already.
+    pub fn record<T>(body: impl FnOnce() -> Result<T>) -> Result<(T, Tape)> {
+        let fresh = Tape { entries: SPARE.take() };
+        let busy = ACTIVE.with_borrow_mut(|active| active.is_some() || active.replace(fresh).is_some());
+        if busy {
+            return Err(Error::Usage("tape: already recording on this thread; finish the outer record first".into()));
+        }
+        let value = body();
+        let tape = ACTIVE.take().unwrap_or_default();
+        Ok((value?, tape))
+    }
+
+    /// Number of recorded ops.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Runs the nodes last to first, starting from `dy`, the gradient of `output`; adds to `grads`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `dy` does not have `output`'s shape, and those of the nodes.
+    pub fn backward(mut self, output: &Tensor, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        if dy.shape() != output.shape() {
+            return Err(Error::Shape(format!("backward: dy {} does not match output {}", dy.shape(), output.shape())));
+        }
+        grads.add(output.grad_slot(), dy)?;
+        while let Some(entry) = self.entries.pop() {
+            let Some(dy) = grads.take(entry.output) else { continue };
+            let name = entry.node.name();
+            entry.node.backward(dy, grads)?;
+            if CHECK.get() && grads.found_non_finite {
+                note_bad("gradient", name, &entry.scope);
+            }
+        }
+        SPARE.set(self.entries);
+        Ok(())
+    }
+
+    /// Backward from a scalar loss with gradient 1.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`].
+    pub fn backward_from_loss(self, loss: &Tensor, grads: &mut Grads) -> Result<()> {
+        let one = Tensor::from_slice(&[1.0_f32], loss.shape())?;
+        self.backward(loss, one, grads)
+    }
+}
+
+fn note_bad(kind: &str, name: &str, scope: &str) {
+    FIRST_BAD.with_borrow_mut(|first| {
+        first.get_or_insert_with(|| {
+            let place = if scope.is_empty() { String::new() } else { format!(" at {scope}") };
+            format!("first non-finite {kind} came from {name}{place}")
+        });
+    });
+}
+
+/// Runs `body` while every op's output and every gradient is checked; returns the first op that made a
+/// non-finite number, as a sentence part. Slow: for finding out after a loss was not finite.
+pub fn find_non_finite(body: impl FnOnce() -> Result<()>) -> Result<Option<String>> {
+    CHECK.set(true);
+    FIRST_BAD.set(None);
+    let outcome = body();
+    CHECK.set(false);
+    outcome?;
+    Ok(FIRST_BAD.take())
+}
+
+/// Runs `body` with `name` appended to the scope that messages show, for example `mid_block.attentions.0`.
+pub fn scope<T>(name: impl std::fmt::Display, body: impl FnOnce() -> T) -> T {
+    use std::fmt::Write;
+    let before = SCOPE.with_borrow_mut(|scope| {
+        let before = scope.len();
+        let dot = if before > 0 { "." } else { "" };
+        // Writing to a String cannot fail.
+        let _ = write!(scope, "{dot}{name}");
+        before
+    });
+    let value = body();
+    SCOPE.with_borrow_mut(|scope| scope.truncate(before));
+    value
+}
+
+/// Whether ops are being recorded on this thread.
+pub fn is_recording() -> bool {
+    ACTIVE.with_borrow(|active| active.is_some())
+}
+
+/// Hands an op's output to the tape: if one of `inputs` is followed and a tape is recording, `node` is recorded and
+/// the returned tensor is followed too; otherwise `node` is never built.
+pub(crate) fn push(output: Tensor, inputs: &[&Tensor], node: impl FnOnce() -> Box<dyn Node>) -> Tensor {
+    if CHECK.get() && !output.is_finite().unwrap_or(true) {
+        SCOPE.with_borrow(|scope| note_bad("value", node_name_of(&node), scope));
+    }
+    if !inputs.iter().any(|t| t.requires_grad()) {
+        return output;
+    }
+    ACTIVE.with_borrow_mut(|active| match active {
+        None => output,
+        Some(tape) => {
+            let output = output.with_grad(true);
+            let scope = SCOPE.with_borrow(|scope| scope.as_str().into());
+            tape.entries.push(Entry { output: output.id(), scope, node: node() });
+            output
+        }
+    })
+}
+
+/// The op's name from the type of the closure that builds its node, such as `tweedie::ops::linear::linear::{{closure}}`.
+fn node_name_of<F>(_: &F) -> &'static str {
+    let path = std::any::type_name::<F>();
+    path.split("ops::").nth(1).and_then(|rest| rest.split("::").next()).unwrap_or("an op")
+}
+
+/// Gradients by tensor. Keep one and use it again: its memory is kept.
+#[derive(Default)]
+pub struct Grads {
+    map: HashMap<TensorId, Tensor>,
+    found_non_finite: bool,
+}
+
+impl Grads {
+    /// No gradients.
+    pub fn new() -> Grads {
+        Grads::default()
+    }
+
+    /// Adds a contribution: the first is moved in, later ones are added. Nothing happens without a slot.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if two contributions disagree in shape.
+    pub fn add(&mut self, slot: Option<TensorId>, contribution: Tensor) -> Result<()> {
+        let Some(id) = slot else { return Ok(()) };
+        if CHECK.get() && !contribution.is_finite()? {
+            self.found_non_finite = true;
+        }
+        match self.map.remove(&id) {
+            None => self.map.insert(id, contribution),
+            Some(sum) => self.map.insert(id, add_into(sum, &contribution)?),
+        };
+        Ok(())
+    }
+
+    /// The gradient of `tensor`, if there is one.
+    pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
+        self.map.get(&tensor.id())
+    }
+
+    /// Removes and returns the gradient under `id`.
+    pub(crate) fn take(&mut self, id: TensorId) -> Option<Tensor> {
+        self.map.remove(&id)
+    }
+
+    /// Forgets all gradients, keeping the memory of the table.
+    pub fn clear(&mut self) {
+        self.map.clear();
+        self.found_non_finite = false;
+    }
+}
+
+/// `sum + term`, in `sum`'s memory when nobody shares it.
+fn add_into(mut sum: Tensor, term: &Tensor) -> Result<Tensor> {
+    if sum.shape() != term.shape() {
+        return Err(Error::Shape(format!("gradient sum: {} and {} differ", sum.shape(), term.shape())));
+    }
+    match (sum.device(), sum.dtype()) {
+        (Device::Cpu, Dtype::F32) if sum.is_unique() => {
+            for (s, t) in sum.host_mut::<f32>()?.iter_mut().zip(term.host::<f32>()?) {
+                *s += t;
+            }
+            Ok(sum)
+        }
+        (Device::Cpu, Dtype::F32) => {
+            let mut out = Tensor::empty(sum.shape(), Dtype::F32, Device::Cpu)?;
+            let (a, b) = (sum.host::<f32>()?, term.host::<f32>()?);
+            for (o, (s, t)) in out.host_mut::<f32>()?.iter_mut().zip(a.iter().zip(b)) {
+                *o = s + t;
+            }
+            Ok(out)
+        }
+        (device, dtype) => Err(Error::Device(format!("gradient sum: no kernel for {dtype:?} on {device}"))),
+    }
+}

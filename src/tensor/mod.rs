@@ -1,0 +1,280 @@
+//! The tensor: owns its memory, contiguous, no strides, last axis fastest.
+
+mod shape;
+
+pub use shape::Shape;
+
+use crate::device::{Device, HostBuffer, Storage};
+use crate::error::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Element types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit IEEE floats: networks compute in them.
+    F32,
+    /// 64-bit IEEE floats, for samplers and oracles on the CPU.
+    F64,
+    /// bfloat16, for storage.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
+            Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// A Rust type that can be a tensor's element.
+pub trait Element: bytemuck::Pod + Send + Sync + 'static {
+    /// The matching element type.
+    const DTYPE: Dtype;
+}
+
+impl Element for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+}
+impl Element for f64 {
+    const DTYPE: Dtype = Dtype::F64;
+}
+impl Element for half::bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+}
+
+/// Identifies a tensor for the tape; a clone or a reshaped view of the gradient's owner keeps or changes it as documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorId(u64);
+
+impl TensorId {
+    fn next() -> TensorId {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        TensorId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// An n-dimensional array that owns its memory. Cloning shares it; writing copies when it is shared.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    id: TensorId,
+    shape: Shape,
+    dtype: Dtype,
+    requires_grad: bool,
+    storage: Arc<Storage>,
+}
+
+impl Tensor {
+    /// A tensor whose content is unspecified: for ops, which write every element.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `device` cannot be used.
+    pub(crate) fn empty(shape: impl Into<Shape>, dtype: Dtype, device: Device) -> Result<Tensor> {
+        let shape = shape.into();
+        let storage = Arc::new(Storage::take(shape.count() * dtype.size(), device)?);
+        Ok(Tensor { id: TensorId::next(), shape, dtype, requires_grad: false, storage })
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `device` cannot be used.
+    pub fn zeros(shape: impl Into<Shape>, dtype: Dtype, device: Device) -> Result<Tensor> {
+        let mut tensor = Tensor::empty(shape, dtype, device)?;
+        tensor.host_bytes_mut()?.as_mut_slice().fill(0);
+        Ok(tensor)
+    }
+
+    /// Copies `data` (row-major, last axis fastest) to the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the number of elements differs from the shape's.
+    pub fn from_slice<T: Element>(data: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        if data.len() != shape.count() {
+            return Err(Error::Shape(format!(
+                "tensor: shape {shape} wants {} elements, got {}",
+                shape.count(),
+                data.len()
+            )));
+        }
+        let mut tensor = Tensor::empty(shape, T::DTYPE, Device::Cpu)?;
+        tensor.host_mut::<T>()?.copy_from_slice(data);
+        Ok(tensor)
+    }
+
+    /// Identity on the tape.
+    pub fn id(&self) -> TensorId {
+        self.id
+    }
+
+    /// Sizes of the axes.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Where the memory is.
+    pub fn device(&self) -> Device {
+        self.storage.device()
+    }
+
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.shape.count()
+    }
+
+    /// Whether the tape follows this tensor.
+    pub fn requires_grad(&self) -> bool {
+        self.requires_grad
+    }
+
+    /// The same tensor, followed (or not) by the tape: parameters and tested inputs are marked so.
+    pub fn with_grad(mut self, requires_grad: bool) -> Tensor {
+        self.requires_grad = requires_grad;
+        self
+    }
+
+    /// The id under which gradients are collected, if the tape follows this tensor.
+    pub(crate) fn grad_slot(&self) -> Option<TensorId> {
+        self.requires_grad.then_some(self.id)
+    }
+
+    /// The elements in host memory.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] for another element type.
+    pub fn host<T: Element>(&self) -> Result<&[T]> {
+        self.check_dtype(T::DTYPE)?;
+        match &*self.storage {
+            Storage::Cpu(buffer) => Ok(bytemuck::cast_slice(buffer.as_slice())),
+        }
+    }
+
+    /// The elements in host memory, writable; copies first when the memory is shared.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] for another element type.
+    pub fn host_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.check_dtype(T::DTYPE)?;
+        Ok(bytemuck::cast_slice_mut(self.host_bytes_mut()?.as_mut_slice()))
+    }
+
+    fn host_bytes_mut(&mut self) -> Result<&mut HostBuffer> {
+        if Arc::get_mut(&mut self.storage).is_none() {
+            let copy = match &*self.storage {
+                Storage::Cpu(shared) => {
+                    let mut buffer = HostBuffer::take(shared.as_slice().len());
+                    buffer.as_mut_slice().copy_from_slice(shared.as_slice());
+                    Storage::Cpu(buffer)
+                }
+            };
+            self.storage = Arc::new(copy);
+        }
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Cpu(buffer)) => Ok(buffer),
+            None => Err(Error::Device("tensor: memory is shared after a copy; please report this".to_string())),
+        }
+    }
+
+    /// The elements as a vector.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] for another element type.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        Ok(self.host::<T>()?.to_vec())
+    }
+
+    /// The same memory under another shape, as a new tensor that the tape does not follow.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the number of elements differs.
+    pub fn view(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        if shape.count() != self.count() {
+            return Err(Error::Shape(format!("view: {} does not hold the elements of {shape}", self.shape)));
+        }
+        Ok(Tensor { id: TensorId::next(), shape, requires_grad: false, ..self.clone() })
+    }
+
+    /// Whether no other tensor shares the memory.
+    pub(crate) fn is_unique(&self) -> bool {
+        Arc::strong_count(&self.storage) == 1
+    }
+
+    /// Copies the elements of images `start..start + len` of the first axis.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the range leaves the axis.
+    pub fn rows(&self, start: usize, len: usize) -> Result<Tensor> {
+        let n = self.shape.first().copied().unwrap_or(0);
+        if start + len > n {
+            return Err(Error::Shape(format!(
+                "rows: {start}..{} leaves the first axis of {}",
+                start + len,
+                self.shape
+            )));
+        }
+        let row = self.count() / n * self.dtype.size();
+        let mut sizes = self.shape.to_vec();
+        sizes[0] = len;
+        let mut out = Tensor::empty(Shape::from(&sizes[..]), self.dtype, self.device())?;
+        match &*self.storage {
+            Storage::Cpu(buffer) => {
+                let part = &buffer.as_slice()[start * row..(start + len) * row];
+                out.host_bytes_mut()?.as_mut_slice().copy_from_slice(part);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether every element is finite.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] never for f32 and f64; bf16 is checked by value too.
+    pub fn is_finite(&self) -> Result<bool> {
+        Ok(match self.dtype {
+            Dtype::F32 => self.host::<f32>()?.iter().all(|v| v.is_finite()),
+            Dtype::F64 => self.host::<f64>()?.iter().all(|v| v.is_finite()),
+            Dtype::Bf16 => self.host::<half::bf16>()?.iter().all(|v| v.is_finite()),
+        })
+    }
+
+    fn check_dtype(&self, want: Dtype) -> Result<()> {
+        if self.dtype == want {
+            return Ok(());
+        }
+        Err(Error::Dtype(format!("tensor {}: expected elements of type {want:?}, got {:?}", self.shape, self.dtype)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_to_a_shared_tensor_leaves_the_other_as_it_was() {
+        let a = Tensor::from_slice(&[1.0_f32, 2.0], [2]).unwrap();
+        let mut b = a.clone();
+        b.host_mut::<f32>().unwrap()[0] = 9.0;
+        assert_eq!(a.to_vec::<f32>().unwrap(), [1.0, 2.0]);
+        assert_eq!(b.to_vec::<f32>().unwrap(), [9.0, 2.0]);
+    }
+
+    #[test]
+    fn wrong_counts_and_types_are_errors_that_name_both_sides() {
+        let error = Tensor::from_slice(&[1.0_f32], [2, 3]).unwrap_err().to_string();
+        assert_eq!(error, "tensor: shape [2,3] wants 6 elements, got 1");
+        let x = Tensor::zeros([2], Dtype::F64, Device::Cpu).unwrap();
+        assert!(x.host::<f32>().unwrap_err().to_string().contains("expected elements of type F32, got F64"));
+        assert!(x.view([3]).is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! Proof harness: f64 oracles, comparisons that a NaN cannot pass, finite differences, and each room's case table.
+//!
+//! Always compiled, because integration tests, benches and other devices run the same tables; not part of the
+//! public interface.
+
+pub mod cases;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::rng::{Address, Purpose};
+use crate::tape::{Grads, Tape};
+use crate::tensor::{Dtype, Shape, Tensor};
+
+/// A plain f64 array for oracles.
+#[derive(Clone, Debug)]
+pub struct Array {
+    /// Sizes of the axes.
+    pub shape: Shape,
+    /// Elements, last axis fastest.
+    pub data: Vec<f64>,
+}
+
+impl Array {
+    /// Zeros.
+    pub fn zeros(shape: impl Into<Shape>) -> Array {
+        let shape = shape.into();
+        Array { shape, data: vec![0.0; shape.count()] }
+    }
+
+    /// Standard normals that are exact in f32, times `scale`, plus `offset`.
+    pub fn normal(shape: impl Into<Shape>, seed: u64, scale: f32, offset: f32) -> Array {
+        let shape = shape.into();
+        let mut values = vec![0.0_f32; shape.count()];
+        Address::new(seed, Purpose::Test).fill_normal(&mut values);
+        Array { shape, data: values.iter().map(|v| f64::from(v * scale + offset)).collect() }
+    }
+
+    /// The elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.data.iter().map(|v| *v as f32).collect()
+    }
+}
+
+type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+type Oracle = Box<dyn Fn(&[Array]) -> Array>;
+
+/// One row of an op's table: inputs, the op itself, and its f64 oracle.
+pub struct Case {
+    /// The room's stem.
+    pub op: &'static str,
+    /// What this row covers.
+    pub label: String,
+    /// The inputs, exact in f32.
+    pub inputs: Vec<Array>,
+    /// Which inputs have gradients.
+    pub differentiable: Vec<bool>,
+    /// The op on tensors.
+    pub run: Run,
+    /// The plainest loop in f64.
+    pub oracle: Oracle,
+    /// The largest number of terms summed for one output value.
+    pub terms: usize,
+    /// The largest number of terms summed for one gradient value.
+    pub grad_terms: usize,
+}
+
+impl Case {
+    /// Checks forward and backward on `device`; the error text names op, row, index and both values.
+    ///
+    /// # Errors
+    /// A sentence about the first disagreement.
+    pub fn check(&self, device: Device) -> std::result::Result<(), String> {
+        let name = format!("{} [{}] on {device}", self.op, self.label);
+        let fail = |e: crate::Error| format!("{name}: {e}");
+        assert_eq!(device, Device::Cpu, "inputs are made on the host");
+        let inputs: Vec<Tensor> = self
+            .inputs
+            .iter()
+            .zip(&self.differentiable)
+            .map(|(a, d)| Tensor::from_slice(&a.to_f32(), a.shape).map(|t| t.with_grad(*d)))
+            .collect::<Result<_>>()
+            .map_err(fail)?;
+        let want = (self.oracle)(&self.inputs);
+        let dy = Array::normal(want.shape, 77, 1.0, 0.0);
+        // Twice into the same gradients: a backward must add, never overwrite.
+        let mut grads = Grads::new();
+        for _ in 0..2 {
+            let (y, tape) = Tape::record(|| (self.run)(&inputs)).map_err(fail)?;
+            if y.shape() != want.shape {
+                return Err(format!("{name}: shape {} instead of {}", y.shape(), want.shape));
+            }
+            compare(&name, y.host::<f32>().map_err(fail)?, &want.data, tolerance(self.terms))?;
+            if self.differentiable.iter().any(|d| *d) {
+                let cotangent = Tensor::from_slice(&dy.to_f32(), want.shape).map_err(fail)?;
+                tape.backward(&y, cotangent, &mut grads).map_err(fail)?;
+            }
+        }
+        for (i, input) in inputs.iter().enumerate().filter(|(i, _)| self.differentiable[*i]) {
+            let grad = grads.get(input).ok_or_else(|| format!("{name}: no gradient for input {i}"))?;
+            self.check_gradient(&name, i, grad.host::<f32>().map_err(fail)?, &dy)?;
+        }
+        Ok(())
+    }
+
+    /// Central differences of ⟨oracle, dy⟩ against half of the accumulated gradient of input `i`.
+    fn check_gradient(&self, name: &str, i: usize, grad: &[f32], dy: &Array) -> std::result::Result<(), String> {
+        const STEP: f64 = 1e-5;
+        let value = |inputs: &[Array]| (self.oracle)(inputs).data.iter().zip(&dy.data).map(|(y, d)| y * d).sum::<f64>();
+        let count = self.inputs[i].data.len();
+        // Large inputs are probed at addressed positions, small ones everywhere.
+        let probes: Vec<usize> = if count <= 96 {
+            (0..count).collect()
+        } else {
+            (0..96).map(|p| Address::new(5, Purpose::Test).below(p, count)).collect()
+        };
+        let mut moved = self.inputs.clone();
+        let (mut got, mut want) = (Vec::new(), Vec::new());
+        for &p in &probes {
+            let centre = moved[i].data[p];
+            moved[i].data[p] = centre + STEP;
+            let up = value(&moved);
+            moved[i].data[p] = centre - STEP;
+            let down = value(&moved);
+            moved[i].data[p] = centre;
+            got.push(grad[p] / 2.0);
+            want.push((up - down) / (2.0 * STEP));
+        }
+        compare(
+            &format!("{name}: gradient of input {i}, probes {:?}…", &probes[..probes.len().min(4)]),
+            &got,
+            &want,
+            tolerance(self.grad_terms),
+        )
+    }
+}
+
+/// k terms summed in f32: 4·sqrt(k)·eps of the largest value, with a floor of 16 roundings for the elementary
+/// functions inside an op.
+pub fn tolerance(terms: usize) -> f64 {
+    f64::from(f32::EPSILON) * (4.0 * (terms as f64).sqrt()).max(16.0)
+}
+
+/// Compares values with an oracle's; `relative` is relative to the oracle's largest value. NaN fails.
+///
+/// # Errors
+/// A sentence with the index and both values.
+pub fn compare(what: &str, got: &[f32], want: &[f64], relative: f64) -> std::result::Result<(), String> {
+    if got.len() != want.len() {
+        return Err(format!("{what}: {} values instead of {}", got.len(), want.len()));
+    }
+    let size = want.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    let bound = relative * size + f64::from(f32::MIN_POSITIVE);
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(*g) - w).abs();
+        if !(error <= bound) {
+            return Err(format!("{what}: element {i} is {g:e}, oracle {w:e}, error {error:.2e} above {bound:.2e}"));
+        }
+    }
+    Ok(())
+}
+
+/// ‖got − want‖ / ‖want‖; NaN if any value is.
+pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (g, w) in got.iter().zip(want) {
+        difference += (f64::from(*g) - f64::from(*w)).powi(2);
+        norm += f64::from(*w).powi(2);
+    }
+    if got.len() == want.len() { (difference / norm).sqrt() } else { f64::NAN }
+}
+
+/// A zero f32 tensor on the host, for tests.
+///
+/// # Errors
+/// Never on the host.
+pub fn zeros(shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::zeros(shape, Dtype::F32, Device::Cpu)
+}

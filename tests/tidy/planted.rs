@@ -1,0 +1,119 @@
+//! Planted violations: every rule finds them at their line, and leaves their lawful neighbours alone.
+
+use std::collections::BTreeSet;
+
+use crate::rules::{self, Finding};
+use crate::source::Source;
+
+/// The lines that `rule` reports for a file with this text.
+fn lines(rule: impl Fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> Vec<String> {
+    rule(&Source::new(path, text)).iter().map(ToString::to_string).collect()
+}
+
+#[track_caller]
+fn assert_finds(found: &[String], wanted: &[&str]) {
+    let matches = found.len() == wanted.len() && found.iter().zip(wanted).all(|(got, want)| got.contains(want));
+    assert!(matches, "found {found:#?}, wanted {wanted:#?}");
+}
+
+#[test]
+fn imports_against_the_levels_are_found() {
+    for (path, text, wanted) in [
+        ("src/tensor/shape.rs", "use crate::ops::linear;", "shape.rs:1: `tensor` imports `ops`: level 2"),
+        ("src/tensor/mod.rs", "\n\nfn f() { crate::nn::Param::new() }", "mod.rs:3: `tensor` imports `nn`"),
+        ("src/ops/linear.rs", "use crate::{Result, train::Run, tensor::{Shape, Tensor}};", "`ops` imports `train`"),
+        ("src/ops/linear.rs", "use super::super::nn::Param;", "`ops` imports `nn`"),
+        ("src/ops/conv2d/cpu.rs", "use super::super::super::nn::Param;", "`ops` imports `nn`"),
+        ("src/ops/linear.rs", "mod cpu {\n    use super::super::super::nn;\n}", "linear.rs:2: `ops` imports `nn`"),
+        ("src/loss/time.rs", "use crate::sampler::Grid;", "`loss` imports `sampler`: level 7 may not use level 7"),
+        ("src/sampler/ddim.rs", "use crate::tape::Tape;", "`sampler` imports `tape`: a sampler sees"),
+        ("src/sampler/ddim.rs", "use crate::nn;", "`sampler` imports `nn`: a sampler sees"),
+        ("src/sampler/mod.rs", "use crate::data::Dataset;", "`sampler` imports `data`: level 7"),
+        ("src/process/vp.rs", "use crate::tensor::Tensor;", "`process` imports `tensor`: `process` is pure f64"),
+        ("src/ops/perturb.rs", "use crate::process::Process;", "`process` is for level 6 and up"),
+        ("src/nn/unet.rs", "use crate::testing::cases;", "`nn` imports `testing`"),
+        ("src/nn/unet.rs", "use crate::Nonsense;", "`nn` imports `Nonsense`: no module of the table"),
+        ("src/nn/unet.rs", "use crate::*;", "`nn` imports `*`"),
+        ("src/error.rs", "use crate::rng;", "`error` imports `rng`"),
+        ("src/plots.rs", "", "src/plots.rs:1: module `plots` has no level"),
+        ("src/tensor/mod.rs", "#[cfg(test)]\nmod tests {\n}\nuse crate::nn;", "mod.rs:4: `tensor` imports `nn`"),
+    ] {
+        assert_finds(&lines(rules::imports, path, text), &[wanted]);
+    }
+}
+
+#[test]
+fn imports_along_the_levels_pass() {
+    for (path, text) in [
+        ("src/ops/linear.rs", "use crate::{Error, Result, simd, tensor::Tensor};\nuse crate::testing::cases;"),
+        ("src/ops/linear.rs", "use super::pointwise;\nmod cpu { use super::super::reduce; }"),
+        ("src/ops/conv2d/mod.rs", "mod cpu;\nuse super::linear;"),
+        ("src/rng.rs", "use crate::simd::level;\nfn f() { crate::vectorise!(body(x: f32)) }"),
+        ("src/process/vp.rs", "use super::Process;\nuse crate::error::Result;"),
+        ("src/sampler/ddim.rs", "use crate::{denoiser::Denoiser, process::Process, ops, rng};"),
+        ("src/io/mod.rs", "use crate::data::Image;"),
+        ("src/tensor/mod.rs", "//! See [`crate::nn`].\n/* use crate::nn; */\nconst HINT: &str = \"crate::nn\";"),
+        ("src/tensor/mod.rs", "const RAW: &str = r#\"\" crate::nn \"#; fn f<'a>(quote: char) { quote == '\"' }"),
+        ("src/tensor/mod.rs", "#[cfg(test)]\nmod tests {\n    use crate::{nn, testing};\n}"),
+        ("src/tensor/mod.rs", "#[cfg(test)]\n#[allow(unused)]\nuse crate::{nn, train};"),
+        ("src/ops/conv2d/tests.rs", "use crate::nn;"),
+        ("src/lib.rs", "pub use crate::train::Run;"),
+        ("src/bin/train.rs", "use tweedie::train;"),
+    ] {
+        assert_finds(&lines(rules::imports, path, text), &[]);
+    }
+}
+
+#[test]
+fn cudarc_and_unsafe_outside_their_places_are_found() {
+    let text = "mod cuda {\n    unsafe { cudarc::launch() }\n}\nfn f() { unsafe { cudarc::launch() } }\n";
+    assert_finds(&lines(rules::device_calls, "src/ops/linear.rs", text), &["linear.rs:4: cudarc"]);
+    assert_finds(&lines(rules::unsafe_code, "src/ops/linear.rs", text), &["linear.rs:4: unsafe"]);
+    assert_finds(&lines(rules::device_calls, "tests/gpu.rs", "use cudarc::driver;"), &["tests/gpu.rs:1: cudarc"]);
+    assert_finds(&lines(rules::unsafe_code, "src/io/safetensors.rs", "unsafe {}"), &["safetensors.rs:1: unsafe"]);
+
+    for path in ["src/device/cuda.rs", "src/device/cpu.rs", "src/ops/conv2d/cuda.rs"] {
+        assert_finds(&lines(rules::device_calls, path, text), &[]);
+        assert_finds(&lines(rules::unsafe_code, path, text), &[]);
+    }
+    assert_finds(&lines(rules::unsafe_code, "src/simd/gemm.rs", text), &[]);
+    assert_finds(&lines(rules::unsafe_code, "src/io/mmap.rs", text), &[]);
+    assert_finds(&lines(rules::unsafe_code, "src/nn/mod.rs", "#![deny(unsafe_op_in_unsafe_fn)] // unsafe"), &[]);
+}
+
+#[test]
+fn long_and_unfinished_files_are_found() {
+    let found: Vec<String> =
+        rules::length("kernels/conv2d.cu", &"x\n".repeat(601)).iter().map(Finding::to_string).collect();
+    assert_finds(&found, &["kernels/conv2d.cu:601: 601 lines, at most 600"]);
+    assert!(rules::length("kernels/conv2d.cu", &"x\n".repeat(600)).is_empty());
+
+    let text = "fn f() {\n    todo!()\n}\nfn g() { unimplemented !(); }\n#[test]\n#[ignore = \"slow\"]\nfn h() {}\n";
+    let wanted = ["rng.rs:2: `todo!`", "rng.rs:4: `unimplemented!`", "rng.rs:6: an ignored test"];
+    assert_finds(&lines(rules::unfinished, "src/rng.rs", text), &wanted);
+    assert_finds(
+        &lines(rules::unfinished, "src/rng.rs", "// todo! \"#[ignore\"\nlet todo = ignore(\"todo!()\");"),
+        &[],
+    );
+}
+
+#[test]
+fn kernels_without_their_room_are_found() {
+    let files = |paths: &[&str]| -> BTreeSet<String> { paths.iter().map(ToString::to_string).collect() };
+    let tree = files(&["kernels/conv2d.cu", "kernels/linear.cu", "kernels/common.cuh", "kernels/adamw.cu"]);
+    let rooms = files(&["src/ops/conv2d/mod.rs", "src/ops/linear.rs", "src/nn/adamw.rs"]);
+    let found = rules::kernels_without_room(&tree.union(&rooms).cloned().collect());
+    assert_finds(&found.iter().map(Finding::to_string).collect::<Vec<_>>(), &["kernels/adamw.cu:1: no op room"]);
+}
+
+#[test]
+fn machine_paths_are_found_and_addresses_are_not() {
+    for name in ["root", "work", "home", "Users"] {
+        let found = rules::machine_paths("docs/tour.md", &format!("one\nsee \"/{name}/me/data\"\n"));
+        assert_finds(&found.iter().map(Finding::to_string).collect::<Vec<_>>(), &["docs/tour.md:2: "]);
+        for text in [format!("https://host.org/{name}/page"), format!("../{name}/x"), format!("a/{name}"), name.into()]
+        {
+            assert!(rules::machine_paths("docs/tour.md", &text).is_empty(), "{text}");
+        }
+    }
+}

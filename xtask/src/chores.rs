@@ -1,0 +1,36 @@
+//! What each command does.
+
+use crate::Failure;
+use crate::step::{self, Step};
+
+/// `cargo xtask test [ARGS]...`
+pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
+    Step::cargo("test --workspace").with(extra).run()
+}
+
+/// `cargo xtask ci`
+pub(crate) fn ci(extra: &[String]) -> Result<(), Failure> {
+    if let Some(first) = extra.first() {
+        return Err(Failure::Usage(format!("ci takes no argument, got \"{first}\"")));
+    }
+    step::run_in_order(&ci_steps(), Step::run)?;
+    // Licences come last: the checks above must not depend on a tool that few machines have.
+    if step::cargo_has("deny") {
+        Step::cargo("deny check licenses bans sources").run()
+    } else {
+        println!(
+            "\n==> cargo deny: not installed, so licences and sources were not checked (cargo install cargo-deny)"
+        );
+        Ok(())
+    }
+}
+
+fn ci_steps() -> Vec<Step> {
+    vec![
+        Step::cargo("fmt --all -- --check"),
+        Step::cargo("clippy --workspace --all-targets -- -D warnings"),
+        Step::cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo("build --release --bins"),
+        Step::cargo("xtask test"),
+    ]
+}
