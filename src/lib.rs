@@ -1,9 +1,15 @@
 //! A diffusion engine from scratch: tensors, tape, kernels, networks, processes and samplers.
 
+pub mod data;
+pub mod denoiser;
 pub mod device;
 pub mod error;
+pub mod io;
+pub mod nn;
 pub mod ops;
+pub mod process;
 pub mod rng;
+pub mod sampler;
 pub mod simd;
 pub mod tape;
 pub mod tensor;

@@ -1,4 +1,4 @@
-//! Concatenation along channels: the skip connections of a U-Net.
+//! Concatenation and slicing along channels: the skip connections of a U-Net, the halves of a scale-shift.
 //!
 //! Saved    nothing. Cost: one read and one write of each input.
 
@@ -58,6 +58,41 @@ impl Node for Concat {
     }
 }
 
+/// Channels `start..start + len` of `x` `[…, c]`: `[…, len]`. Differentiable.
+///
+/// # Errors
+/// [`Error::Shape`] if the range leaves the channels.
+pub fn slice_channels(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+    let width = x.shape().last_size();
+    if start + len > width || x.shape().is_empty() {
+        return Err(Error::Shape(format!("slice: channels {start}..{} leave {}", start + len, x.shape())));
+    }
+    let part = match x.device() {
+        Device::Cpu => cpu::part(x, start, len)?,
+        device => return Err(no_kernel("slice", device)),
+    };
+    Ok(tape::push(part, &[x], || Box::new(Slice { x: x.grad_slot(), start, width })))
+}
+
+struct Slice {
+    x: Option<TensorId>,
+    start: usize,
+    width: usize,
+}
+
+impl Node for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        match dy.device() {
+            Device::Cpu => grads.add(self.x, cpu::widen(&dy, self.start, self.width)?),
+            device => Err(no_kernel("slice backward", device)),
+        }
+    }
+}
+
 mod cpu {
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
@@ -94,11 +129,21 @@ mod cpu {
         });
         Ok(out)
     }
+
+    /// `x` as channels `start..` of a tensor of `width` channels, zero elsewhere.
+    pub(super) fn widen(x: &Tensor, start: usize, width: usize) -> Result<Tensor> {
+        let len = x.shape().last_size();
+        let mut out = Tensor::zeros(x.shape().with_last(width), Dtype::F32, Device::Cpu)?;
+        for (line, part) in out.host_mut::<f32>()?.chunks_exact_mut(width).zip(x.host::<f32>()?.chunks_exact(len)) {
+            line[start..start + len].copy_from_slice(part);
+        }
+        Ok(out)
+    }
 }
 
 #[doc(hidden)]
 pub mod cases {
-    use super::concat_channels;
+    use super::{concat_channels, slice_channels};
     use crate::testing::{Array, Case};
 
     /// One row.
@@ -121,6 +166,21 @@ pub mod cases {
 
     /// Rows: size 1, odd, more than one block.
     pub fn table() -> Vec<Case> {
-        [(1, 1, 1), (5, 3, 4), (300, 2, 1)].into_iter().map(|(rows, a, b)| case(rows, a, b, 60)).collect()
+        let mut rows: Vec<Case> =
+            [(1, 1, 1), (5, 3, 4), (300, 2, 1)].into_iter().map(|(rows, a, b)| case(rows, a, b, 60)).collect();
+        rows.push(Case {
+            op: "slice",
+            label: "the middle of five channels".into(),
+            inputs: vec![Array::normal([7, 5], 63, 1.0, 0.0)],
+            differentiable: vec![true],
+            run: Box::new(|t| slice_channels(&t[0], 1, 3)),
+            oracle: Box::new(|a| Array {
+                shape: [7, 3].into(),
+                data: a[0].data.chunks(5).flat_map(|row| row[1..4].to_vec()).collect(),
+            }),
+            terms: 1,
+            grad_terms: 1,
+        });
+        rows
     }
 }

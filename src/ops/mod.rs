@@ -18,7 +18,7 @@ mod weighted_mse;
 
 pub use adamw::{AdamW, adamw};
 pub use attention::attention;
-pub use concat::concat_channels;
+pub use concat::{concat_channels, slice_channels};
 pub use conv2d::{Conv, ConvExtras, conv2d};
 pub use dropout::dropout;
 pub use embed::embed;

@@ -236,6 +236,32 @@ impl Tensor {
         Ok(out)
     }
 
+    /// Joins tensors along the first axis into one of `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the elements do not fill `shape`; [`Error::Dtype`] if the types differ.
+    pub fn stack_rows(parts: &[Tensor], shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        let dtype = parts.first().map_or(Dtype::F32, |t| t.dtype);
+        let count: usize = parts.iter().map(Tensor::count).sum();
+        if count != shape.count() {
+            return Err(Error::Shape(format!(
+                "stack: {} parts hold {count} elements, not those of {shape}",
+                parts.len()
+            )));
+        }
+        let mut out = Tensor::empty(shape, dtype, parts.first().map_or(Device::Cpu, Tensor::device))?;
+        let mut rest = out.host_bytes_mut()?.as_mut_slice();
+        for part in parts {
+            part.check_dtype(dtype)?;
+            let Storage::Cpu(buffer) = &*part.storage;
+            let (head, tail) = rest.split_at_mut(buffer.as_slice().len());
+            head.copy_from_slice(buffer.as_slice());
+            rest = tail;
+        }
+        Ok(out)
+    }
+
     /// Whether every element is finite.
     ///
     /// # Errors

@@ -20,13 +20,13 @@ pub struct Row {
 
 /// The case of one row.
 pub fn case(row: Row, seed: u64) -> Case {
-    let Row { x: [n, h, w, c_in], c_out, k, conv, extras } = row;
+    let Row { x: [n, _, _, c_in], c_out, k, conv, extras } = row;
     let normal = |shape: &[usize], i: u64| Array::normal(shape, seed + i, 1.0, 0.0);
-    let mut inputs = vec![normal(&[n, h, w, c_in], 0), normal(&[c_out, k, k, c_in], 1), normal(&[c_out], 2)];
-    let out = |size: usize| (size + conv.pad_before + conv.pad_after - k) / conv.stride + 1;
+    let mut inputs = vec![normal(&row.x, 0), normal(&[c_out, k, k, c_in], 1), normal(&[c_out], 2)];
+    let out = |axis: usize| (row.x[1 + axis] + conv.pad_before + conv.pad_after[axis] - k) / conv.stride + 1;
     if extras {
         inputs.push(normal(&[n, c_out], 3));
-        inputs.push(normal(&[n, out(h), out(w), c_out], 4));
+        inputs.push(normal(&[n, out(0), out(1), c_out], 4));
     }
     Case {
         op: "conv2d",
@@ -39,14 +39,15 @@ pub fn case(row: Row, seed: u64) -> Case {
         }),
         oracle: Box::new(move |a| oracle(a, conv)),
         terms: k * k * c_in + 3,
-        grad_terms: (n * out(h) * out(w)).max(k * k * c_out),
+        grad_terms: (n * out(0) * out(1)).max(k * k * c_out),
     }
 }
 
 fn oracle(a: &[Array], conv: Conv) -> Array {
     let ([n, h, w, c_in], [c_out, kh, kw, _]) = (dims(&a[0]), dims(&a[1]));
-    let out = |size: usize, k: usize| (size + conv.pad_before + conv.pad_after - k) / conv.stride + 1;
-    let (h_out, w_out) = (out(h, kh), out(w, kw));
+    let out =
+        |axis: usize, size: usize, k: usize| (size + conv.pad_before + conv.pad_after[axis] - k) / conv.stride + 1;
+    let (h_out, w_out) = (out(0, h, kh), out(1, w, kw));
     let mut y = Array::zeros([n, h_out, w_out, c_out]);
     for (index, value) in y.data.iter_mut().enumerate() {
         let (image, oy, ox, j) =
@@ -79,7 +80,7 @@ fn dims(a: &Array) -> [usize; 4] {
 
 /// A row on each side of every branch: kernel size, stride, both downsampling paddings, odd sizes, size 1, tiles.
 pub fn table() -> Vec<Case> {
-    let down = |pad_before| Conv { stride: 2, pad_before, pad_after: 1 };
+    let down = |pad_before| Conv { stride: 2, pad_before, pad_after: [1; 2] };
     let rows = [
         Row { x: [1, 1, 1, 1], c_out: 1, k: 3, conv: Conv::same(3), extras: false },
         Row { x: [2, 5, 7, 3], c_out: 4, k: 3, conv: Conv::same(3), extras: true },
@@ -90,7 +91,20 @@ pub fn table() -> Vec<Case> {
         Row { x: [2, 7, 5, 3], c_out: 34, k: 3, conv: down(1), extras: true },
         Row { x: [2, 7, 5, 3], c_out: 4, k: 3, conv: down(0), extras: false },
         Row { x: [1, 1, 2, 3], c_out: 4, k: 3, conv: down(1), extras: false },
-        Row { x: [2, 5, 4, 3], c_out: 4, k: 1, conv: Conv { stride: 2, pad_before: 0, pad_after: 0 }, extras: false },
+        Row {
+            x: [2, 1, 4, 3],
+            c_out: 4,
+            k: 3,
+            conv: Conv { stride: 2, pad_before: 0, pad_after: [2, 1] },
+            extras: false,
+        },
+        Row {
+            x: [2, 5, 4, 3],
+            c_out: 4,
+            k: 1,
+            conv: Conv { stride: 2, pad_before: 0, pad_after: [0; 2] },
+            extras: false,
+        },
         Row { x: [5, 16, 16, 8], c_out: 16, k: 3, conv: Conv::same(3), extras: false },
     ];
     rows.into_iter().map(|row| case(row, 20)).collect()

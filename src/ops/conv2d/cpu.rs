@@ -59,8 +59,8 @@ fn pad<'a>(x: &'a [f32], [n, h, w, c]: [usize; 4], rows: (usize, usize), columns
 }
 
 fn pad_input<'a>(x: &'a [f32], s: &Sizes) -> Padded<'a> {
-    let padding = (s.conv.pad_before, s.conv.pad_after);
-    pad(x, [s.n, s.h, s.w, s.c_in], padding, padding)
+    let [rows, columns] = s.conv.pad_after.map(|after| (s.conv.pad_before, after));
+    pad(x, [s.n, s.h, s.w, s.c_in], rows, columns)
 }
 
 /// The kh runs of a pixel's window in the padded image.

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Dtype, Tensor, TensorId};
 
-/// Stride and zero padding, the same for both axes.
+/// Stride and zero padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv {
     /// Step between output pixels, 1 or more.
@@ -27,17 +27,18 @@ pub struct Conv {
     /// Zeros above and left.
     pub pad_before: usize,
     /// Zeros below and right.
-    pub pad_after: usize,
+    pub pad_after: [usize; 2],
 }
 
 impl Conv {
     /// Stride 1, output size equal to the input's for a kernel of odd size `k`.
     pub fn same(k: usize) -> Conv {
-        Conv { stride: 1, pad_before: k / 2, pad_after: k / 2 }
+        Conv { stride: 1, pad_before: k / 2, pad_after: [k / 2; 2] }
     }
 
-    fn out_size(&self, size: usize, k: usize) -> Option<usize> {
-        (size + self.pad_before + self.pad_after).checked_sub(k).map(|room| room / self.stride + 1)
+    /// Output size along `axis` (0 rows, 1 columns), if the kernel fits.
+    fn out_size(&self, axis: usize, size: usize, k: usize) -> Option<usize> {
+        (size + self.pad_before + self.pad_after[axis]).checked_sub(k).map(|room| room / self.stride + 1)
     }
 }
 
@@ -127,7 +128,7 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras:
     if conv.stride == 0 {
         return Err(Error::Shape("conv2d: stride 0; use 1 or more".into()));
     }
-    let (Some(h_out), Some(w_out)) = (conv.out_size(h, kh), conv.out_size(w, kw)) else {
+    let (Some(h_out), Some(w_out)) = (conv.out_size(0, h, kh), conv.out_size(1, w, kw)) else {
         return Err(Error::Shape(format!("conv2d: kernel {kh}x{kw} is larger than the padded image {h}x{w}")));
     };
     if let Some(b) = bias.filter(|b| b.shape()[..] != [c_out]) {

@@ -1,0 +1,14 @@
+//! Files: whole or not at all, pictures, plots and the metrics log.
+
+pub mod atomic;
+pub mod image;
+pub mod metrics;
+pub mod mmap;
+pub mod plot;
+mod plot_axis;
+pub mod tensors;
+pub mod weights;
+
+pub use atomic::write_atomically;
+pub use mmap::Bytes;
+pub use tensors::TensorFile;

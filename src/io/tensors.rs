@@ -1,0 +1,240 @@
+//! safetensors files: reading by name with clear errors, writing atomically.
+
+use super::mmap::Bytes;
+use crate::error::{Error, Result};
+use crate::tensor::{Shape, Tensor};
+use safetensors::tensor::{Metadata, SafeTensors, View};
+use safetensors::{Dtype, serialize_to_file};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// An open safetensors file.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: Bytes,
+    metadata: Metadata,
+    data_start: usize,
+}
+
+impl TensorFile {
+    /// Opens and checks a file: its header must be whole and describe exactly the bytes that follow.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::Model`] if it is truncated or malformed.
+    pub fn open(path: impl AsRef<Path>) -> Result<TensorFile> {
+        let path = path.as_ref().to_path_buf();
+        let bytes = Bytes::open(&path)?;
+        let (header, metadata) = SafeTensors::read_metadata(bytes.as_slice()).map_err(|e| {
+            let text = format!("{}: not a whole safetensors file ({e}); copy or write it again", path.display());
+            Error::Model(text)
+        })?;
+        Ok(TensorFile { path, bytes, metadata, data_start: 8 + header })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.metadata.tensors().into_keys().collect();
+        names.sort();
+        names
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    /// The text stored under `key` in the header.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Sizes of a tensor as stored.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if it is missing.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.info(name)?.shape)
+    }
+
+    fn info(&self, name: &str) -> Result<&safetensors::tensor::TensorInfo> {
+        self.metadata.info(name).ok_or_else(|| {
+            let names = self.names();
+            let shown = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+            let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
+            Error::Model(format!("{}: tensor \"{name}\" is missing; it holds {shown}{more}", self.path.display()))
+        })
+    }
+
+    /// A tensor as f32, from any float type.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if it is missing or not of a float type.
+    pub fn f32s(&self, name: &str) -> Result<Vec<f32>> {
+        let (dtype, data) = self.raw(name)?;
+        // Bytes in a file may lie at any address, so values are read one by one.
+        let values = match dtype {
+            Dtype::F32 => words::<4>(data).map(f32::from_le_bytes).collect(),
+            Dtype::F64 => words::<8>(data).map(|w| f64::from_le_bytes(w) as f32).collect(),
+            Dtype::BF16 => words::<2>(data).map(|w| half::bf16::from_le_bytes(w).to_f32()).collect(),
+            Dtype::F16 => words::<2>(data).map(|w| half::f16::from_le_bytes(w).to_f32()).collect(),
+            other => return Err(self.wrong_type(name, "floats", other)),
+        };
+        Ok(values)
+    }
+
+    /// A tensor as f64, from any float type.
+    ///
+    /// # Errors
+    /// As [`TensorFile::f32s`].
+    pub fn f64s(&self, name: &str) -> Result<Vec<f64>> {
+        match self.raw(name)? {
+            (Dtype::F64, data) => Ok(words::<8>(data).map(f64::from_le_bytes).collect()),
+            _ => Ok(self.f32s(name)?.into_iter().map(f64::from).collect()),
+        }
+    }
+
+    /// A tensor of integers.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if it is missing or not of an integer type of 32 or 64 bits.
+    pub fn i64s(&self, name: &str) -> Result<Vec<i64>> {
+        let (dtype, data) = self.raw(name)?;
+        match dtype {
+            Dtype::I64 => Ok(words::<8>(data).map(i64::from_le_bytes).collect()),
+            Dtype::I32 => Ok(words::<4>(data).map(|w| i64::from(i32::from_le_bytes(w))).collect()),
+            Dtype::U32 => Ok(words::<4>(data).map(|w| i64::from(u32::from_le_bytes(w))).collect()),
+            other => Err(self.wrong_type(name, "integers", other)),
+        }
+    }
+
+    /// A float tensor as an f32 [`Tensor`] of the stored shape.
+    ///
+    /// # Errors
+    /// As [`TensorFile::f32s`]; [`Error::Model`] for more than five axes.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let shape = self.shape(name)?;
+        if shape.len() > 5 {
+            return Err(Error::Model(format!(
+                "{}: \"{name}\" has {} axes; at most 5",
+                self.path.display(),
+                shape.len()
+            )));
+        }
+        Tensor::from_slice(&self.f32s(name)?, Shape::from(shape))
+    }
+
+    fn raw(&self, name: &str) -> Result<(Dtype, &[u8])> {
+        let info = self.info(name)?;
+        let (start, end) = info.data_offsets;
+        let bytes = self.bytes.as_slice();
+        let data = bytes.get(self.data_start + start..self.data_start + end);
+        data.map(|d| (info.dtype, d)).ok_or_else(|| {
+            Error::Model(format!("{}: \"{name}\" lies beyond the end of the file; copy it again", self.path.display()))
+        })
+    }
+
+    fn wrong_type(&self, name: &str, wants: &str, got: Dtype) -> Error {
+        Error::Model(format!("{}: \"{name}\" holds {got:?}, expected {wants}", self.path.display()))
+    }
+}
+
+fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    data.as_chunks::<N>().0.iter().copied()
+}
+
+/// One tensor on its way into a file. Its bytes are made when they are written, so a large file needs little memory.
+pub struct Entry<'a> {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
+}
+
+impl<'a> Entry<'a> {
+    /// An f32 tensor.
+    pub fn f32s(name: impl Into<String>, values: &'a [f32], shape: &[usize]) -> Entry<'a> {
+        let bytes = move || Cow::Borrowed(bytemuck::cast_slice(values));
+        Entry { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec(), bytes: Box::new(bytes) }
+    }
+
+    /// An f32 tensor whose values are made on demand.
+    pub fn made(name: impl Into<String>, shape: &[usize], make: impl Fn() -> Vec<f32> + 'a) -> Entry<'a> {
+        let bytes = move || Cow::Owned(bytemuck::cast_slice(&make()).to_vec());
+        Entry { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec(), bytes: Box::new(bytes) }
+    }
+
+    /// An i64 vector.
+    pub fn i64s(name: impl Into<String>, values: &'a [i64]) -> Entry<'a> {
+        let bytes = move || Cow::Borrowed(bytemuck::cast_slice(values));
+        Entry { name: name.into(), dtype: Dtype::I64, shape: vec![values.len()], bytes: Box::new(bytes) }
+    }
+}
+
+impl View for Entry<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        (self.bytes)()
+    }
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+/// Writes a safetensors file: under a temporary name, forced to the disk, then renamed.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written (the old file stays as it was).
+pub fn write_tensors(path: impl AsRef<Path>, entries: Vec<Entry<'_>>, texts: HashMap<String, String>) -> Result<()> {
+    if cfg!(target_endian = "big") {
+        return Err(Error::Model("safetensors: writing on a big-endian machine is not supported".into()));
+    }
+    super::atomic::replace_file(path.as_ref(), |temporary| {
+        let named = entries.into_iter().map(|e| (e.name.clone(), e));
+        serialize_to_file(named, Some(texts), temporary).map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(source) => {
+                Error::Io { action: "write", path: path.as_ref().to_path_buf(), source }
+            }
+            other => Error::Model(format!("{}: cannot be written: {other}", path.as_ref().display())),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_tensors_are_read_back_and_damage_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let values = [1.0_f32, -2.0, 3.5];
+        let texts = HashMap::from([("note".to_string(), "hello".to_string())]);
+        write_tensors(&path, vec![Entry::f32s("a", &values, &[3]), Entry::i64s("b", &[7, -1])], texts).unwrap();
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.f32s("a").unwrap(), values);
+        assert_eq!(file.i64s("b").unwrap(), [7, -1]);
+        assert_eq!(file.text("note"), Some("hello"));
+        let error = file.f32s("c").unwrap_err().to_string();
+        assert!(error.contains("tensor \"c\" is missing; it holds a, b"), "{error}");
+        assert!(file.f32s("b").unwrap_err().to_string().contains("holds I64, expected floats"));
+
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole[..5], b"not tensors at all, just text"] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = TensorFile::open(&path).unwrap_err().to_string();
+            assert!(error.contains("not a whole safetensors file"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Layers with parameters: linear, convolution, group norm.
+
+use super::param::{Builder, Init, Layout, ParamId, Params};
+use crate::error::Result;
+use crate::ops::{self, Conv, ConvExtras, Film};
+use crate::tensor::Tensor;
+
+/// y = x·Wᵀ + b.
+pub(crate) struct Linear {
+    weight: ParamId,
+    bias: ParamId,
+}
+
+impl Linear {
+    pub(crate) fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize) -> Linear {
+        let init = Init::Uniform(1.0 / (c_in as f64).sqrt());
+        Linear {
+            weight: b.add(format!("{name}.weight"), [c_out, c_in], Layout::Plain, init),
+            bias: b.add(format!("{name}.bias"), [c_out], Layout::Plain, init),
+        }
+    }
+
+    pub(crate) fn forward(&self, p: &Params, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        ops::linear(x, p.get(self.weight), Some(p.get(self.bias)), residual)
+    }
+}
+
+/// A convolution with bias.
+pub(crate) struct Conv2d {
+    weight: ParamId,
+    bias: ParamId,
+}
+
+impl Conv2d {
+    pub(crate) fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize, k: usize) -> Conv2d {
+        let init = Init::Uniform(1.0 / ((c_in * k * k) as f64).sqrt());
+        Conv2d {
+            weight: b.add(format!("{name}.weight"), [c_out, k, k, c_in], Layout::Conv, init),
+            bias: b.add(format!("{name}.bias"), [c_out], Layout::Plain, init),
+        }
+    }
+
+    pub(crate) fn forward(&self, p: &Params, x: &Tensor, conv: Conv, extras: ConvExtras<'_>) -> Result<Tensor> {
+        ops::conv2d(x, p.get(self.weight), Some(p.get(self.bias)), conv, extras)
+    }
+}
+
+/// Group norm with its affine parameters.
+pub(crate) struct Norm {
+    weight: ParamId,
+    bias: ParamId,
+    norm: ops::GroupNorm,
+}
+
+impl Norm {
+    pub(crate) fn new(b: &mut Builder, name: &str, channels: usize, norm: ops::GroupNorm) -> Norm {
+        Norm {
+            weight: b.add(format!("{name}.weight"), [channels], Layout::Plain, Init::Ones),
+            bias: b.add(format!("{name}.bias"), [channels], Layout::Plain, Init::Zeros),
+            norm,
+        }
+    }
+
+    pub(crate) fn forward(&self, p: &Params, x: &Tensor, film: Option<Film<'_>>) -> Result<Tensor> {
+        ops::group_norm(x, p.get(self.weight), p.get(self.bias), film, self.norm)
+    }
+}

@@ -1,0 +1,319 @@
+//! diffusers' `scheduler_config.json` for `DDPMScheduler` and `DDIMScheduler`, field by field.
+
+use super::schedule::{BetaSchedule, Discrete};
+use crate::error::{Error, Result, unknown_name};
+use serde_json::{Value, json};
+
+/// What the network's output stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prediction {
+    /// The noise eps.
+    Eps,
+    /// The clean data x0.
+    X0,
+    /// v = alpha·eps − sigma·x0 (Salimans & Ho 2022, appendix D).
+    V,
+}
+
+impl Prediction {
+    /// Reads diffusers' name, or `eps`, `x0`, `v`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the known names.
+    pub fn from_name(name: &str) -> Result<Prediction> {
+        match name {
+            "epsilon" | "eps" => Ok(Prediction::Eps),
+            "sample" | "x0" => Ok(Prediction::X0),
+            "v_prediction" | "v" => Ok(Prediction::V),
+            _ => Err(unknown_name("prediction_type", name, &["epsilon", "sample", "v_prediction", "eps", "x0", "v"])),
+        }
+    }
+
+    /// diffusers' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Prediction::Eps => "epsilon",
+            Prediction::X0 => "sample",
+            Prediction::V => "v_prediction",
+        }
+    }
+}
+
+/// Which of the T times a shorter run visits (Lin et al. 2024, table 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spacing {
+    /// Multiples of ⌊T/n⌋, plus an offset.
+    Leading,
+    /// From T down in equal steps.
+    Trailing,
+    /// Both ends included.
+    Linspace,
+}
+
+impl Spacing {
+    /// Reads diffusers' name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the known names.
+    pub fn from_name(name: &str) -> Result<Spacing> {
+        match name {
+            "leading" => Ok(Spacing::Leading),
+            "trailing" => Ok(Spacing::Trailing),
+            "linspace" => Ok(Spacing::Linspace),
+            _ => Err(unknown_name("timestep_spacing", name, &["leading", "trailing", "linspace"])),
+        }
+    }
+
+    /// diffusers' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Spacing::Leading => "leading",
+            Spacing::Trailing => "trailing",
+            Spacing::Linspace => "linspace",
+        }
+    }
+}
+
+/// Variance of DDPM's reverse step (item 20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variance {
+    /// beta-tilde, the posterior's variance.
+    FixedSmall,
+    /// beta.
+    FixedLarge,
+}
+
+/// A scheduler's settings; the defaults are diffusers' own, which saved files may leave out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SchedulerConfig {
+    /// `DDPMScheduler` or `DDIMScheduler`: the sampler that the folder's author meant.
+    pub class_name: String,
+    /// T.
+    pub num_train_timesteps: usize,
+    /// First beta.
+    pub beta_start: f64,
+    /// Last beta.
+    pub beta_end: f64,
+    /// How betas are made.
+    pub beta_schedule: BetaSchedule,
+    /// A table of betas instead.
+    pub trained_betas: Option<Vec<f64>>,
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// Whether x0_hat is clamped to ±`clip_sample_range`.
+    pub clip_sample: bool,
+    /// The bound.
+    pub clip_sample_range: f64,
+    /// Dynamic thresholding (Saharia et al. 2022, sec. 2.3); wins over clipping.
+    pub thresholding: bool,
+    /// Its quantile.
+    pub dynamic_thresholding_ratio: f64,
+    /// Its upper bound.
+    pub sample_max_value: f64,
+    /// Variance of DDPM's step.
+    pub variance: Variance,
+    /// Which times a shorter run visits.
+    pub spacing: Spacing,
+    /// Added to leading times.
+    pub steps_offset: usize,
+    /// DDIM's last step ends at alpha_bar 1 (else at level 0's).
+    pub set_alpha_to_one: bool,
+    /// Whether the schedule is rescaled to zero terminal SNR.
+    pub rescale_betas_zero_snr: bool,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> SchedulerConfig {
+        SchedulerConfig {
+            class_name: "DDPMScheduler".into(),
+            num_train_timesteps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            prediction: Prediction::Eps,
+            clip_sample: true,
+            clip_sample_range: 1.0,
+            thresholding: false,
+            dynamic_thresholding_ratio: 0.995,
+            sample_max_value: 1.0,
+            variance: Variance::FixedSmall,
+            spacing: Spacing::Leading,
+            steps_offset: 0,
+            set_alpha_to_one: true,
+            rescale_betas_zero_snr: false,
+        }
+    }
+}
+
+const KNOWN: [&str; 16] = [
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "variance_type",
+    "timestep_spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "rescale_betas_zero_snr",
+];
+
+impl SchedulerConfig {
+    /// Reads a `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] that names the field which is unknown, malformed or not supported.
+    pub fn from_json(value: &Value) -> Result<SchedulerConfig> {
+        let Some(map) = value.as_object() else {
+            return Err(Error::Model("scheduler config: expected a JSON object".into()));
+        };
+        if let Some(key) = map.keys().find(|k| !k.starts_with('_') && !KNOWN.contains(&k.as_str())) {
+            return Err(Error::Model(format!("scheduler config: field \"{key}\" is not supported")));
+        }
+        let d = SchedulerConfig::default();
+        let wrong = |field: &str, wants: &str| {
+            Error::Model(format!(
+                "scheduler config: {field} = {} is not {wants}",
+                map.get(field).unwrap_or(&Value::Null)
+            ))
+        };
+        let number = |field: &str, default: f64| match map.get(field) {
+            None => Ok(default),
+            Some(v) => v.as_f64().ok_or_else(|| wrong(field, "a number")),
+        };
+        let flag = |field: &str, default: bool| match map.get(field) {
+            None => Ok(default),
+            Some(v) => v.as_bool().ok_or_else(|| wrong(field, "true or false")),
+        };
+        let size = |field: &str, default: usize| match map.get(field) {
+            None => Ok(default),
+            Some(v) => v.as_u64().map(|n| n as usize).ok_or_else(|| wrong(field, "a whole number")),
+        };
+        let name = |field: &str, default: &'static str| match map.get(field) {
+            None => Ok(default.to_string()),
+            Some(v) => v.as_str().map(String::from).ok_or_else(|| wrong(field, "a name")),
+        };
+        let in_model = |e: Error| Error::Model(format!("scheduler config: {e}"));
+        let variance = match name("variance_type", "fixed_small")?.as_str() {
+            "fixed_small" | "fixed_small_log" => Variance::FixedSmall,
+            "fixed_large" | "fixed_large_log" => Variance::FixedLarge,
+            _ => return Err(wrong("variance_type", "supported; known: fixed_small, fixed_large")),
+        };
+        let trained_betas = match map.get("trained_betas") {
+            None | Some(Value::Null) => None,
+            Some(v) => {
+                let list = v.as_array().and_then(|l| l.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
+                Some(list.ok_or_else(|| wrong("trained_betas", "a list of numbers or null"))?)
+            }
+        };
+        let config = SchedulerConfig {
+            class_name: name("_class_name", "DDPMScheduler")?,
+            num_train_timesteps: size("num_train_timesteps", d.num_train_timesteps)?,
+            beta_start: number("beta_start", d.beta_start)?,
+            beta_end: number("beta_end", d.beta_end)?,
+            beta_schedule: BetaSchedule::from_name(&name("beta_schedule", "linear")?).map_err(in_model)?,
+            trained_betas,
+            prediction: Prediction::from_name(&name("prediction_type", "epsilon")?).map_err(in_model)?,
+            clip_sample: flag("clip_sample", d.clip_sample)?,
+            clip_sample_range: number("clip_sample_range", d.clip_sample_range)?,
+            thresholding: flag("thresholding", d.thresholding)?,
+            dynamic_thresholding_ratio: number("dynamic_thresholding_ratio", d.dynamic_thresholding_ratio)?,
+            sample_max_value: number("sample_max_value", d.sample_max_value)?,
+            variance,
+            spacing: Spacing::from_name(&name("timestep_spacing", "leading")?).map_err(in_model)?,
+            steps_offset: size("steps_offset", d.steps_offset)?,
+            set_alpha_to_one: flag("set_alpha_to_one", d.set_alpha_to_one)?,
+            rescale_betas_zero_snr: flag("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
+        };
+        config.process()?;
+        Ok(config)
+    }
+
+    /// The file that diffusers' scheduler of this class reads.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "_class_name": self.class_name,
+            "num_train_timesteps": self.num_train_timesteps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": self.beta_schedule.name(),
+            "trained_betas": self.trained_betas,
+            "prediction_type": self.prediction.name(),
+            "clip_sample": self.clip_sample,
+            "clip_sample_range": self.clip_sample_range,
+            "thresholding": self.thresholding,
+            "dynamic_thresholding_ratio": self.dynamic_thresholding_ratio,
+            "sample_max_value": self.sample_max_value,
+            "timestep_spacing": self.spacing.name(),
+            "steps_offset": self.steps_offset,
+            "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
+        });
+        if self.class_name == "DDIMScheduler" {
+            value["set_alpha_to_one"] = json!(self.set_alpha_to_one);
+        } else {
+            let small = self.variance == Variance::FixedSmall;
+            value["variance_type"] = json!(if small { "fixed_small" } else { "fixed_large" });
+        }
+        value
+    }
+
+    /// The process these settings describe.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if there are no steps or a beta lies outside (0, 1).
+    pub fn process(&self) -> Result<Discrete> {
+        let made;
+        let betas = match &self.trained_betas {
+            Some(betas) => betas,
+            None => {
+                made = self.beta_schedule.betas(self.num_train_timesteps, self.beta_start, self.beta_end);
+                &made
+            }
+        };
+        if betas.len() != self.num_train_timesteps {
+            let (n, t) = (betas.len(), self.num_train_timesteps);
+            return Err(Error::Model(format!(
+                "scheduler config: trained_betas has {n} entries, num_train_timesteps is {t}"
+            )));
+        }
+        Discrete::from_betas(betas, self.rescale_betas_zero_snr)
+            .map_err(|e| Error::Model(format!("scheduler config: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_their_own_file() {
+        for class in ["DDPMScheduler", "DDIMScheduler"] {
+            let config = SchedulerConfig { class_name: class.into(), prediction: Prediction::V, ..Default::default() };
+            assert_eq!(SchedulerConfig::from_json(&config.to_json()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        for (field, value, part) in [
+            ("solver_order", json!(2), "field \"solver_order\" is not supported"),
+            ("variance_type", json!("learned"), "variance_type = \"learned\""),
+            ("beta_schedule", json!("linera"), "did you mean \"linear\""),
+            ("clip_sample", json!("yes"), "clip_sample = \"yes\" is not true or false"),
+            ("beta_end", json!(1.5), "between 0 and 1"),
+            ("num_train_timesteps", json!(0), "got none"),
+        ] {
+            let mut config = SchedulerConfig::default().to_json();
+            config[field] = value;
+            let error = SchedulerConfig::from_json(&config).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
