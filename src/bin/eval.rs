@@ -1,3 +1,104 @@
-//! x
+//! Measures a model folder, or runs its network once.
 
-fn main() {}
+use clap::Parser;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tweedie::data::Dataset;
+use tweedie::error::unknown_name;
+use tweedie::eval::{LossOptions, denoising_loss};
+use tweedie::pipeline::Pipeline;
+use tweedie::{Error, Result, cli};
+
+/// Measure a model, or run its network once on given input.
+#[derive(Parser)]
+#[command(version, after_help = "Examples:
+  eval --model runs/digits --metric loss
+  eval --model runs/digits --metric loss --weights raw --count 100 --json
+  eval --model runs/digits --forward in.safetensors --out out.safetensors")]
+struct Args {
+    /// Model folder, as train or diffusers writes it
+    #[arg(long)]
+    model: PathBuf,
+    /// Data set [default: the one the model was trained on]
+    #[arg(long)]
+    data: Option<String>,
+    /// What to measure: loss (mean eps-loss on held-out images); may be repeated [default: loss]
+    #[arg(long)]
+    metric: Vec<String>,
+    /// Run the network once: x [n,h,w,c], t [n], optional class_labels [n]; writes net_out [n,h,w,c]
+    #[arg(long, value_name = "IN.safetensors", requires = "out")]
+    forward: Option<PathBuf>,
+    /// Where --forward writes
+    #[arg(long, value_name = "OUT.safetensors")]
+    out: Option<PathBuf>,
+    /// Held-out images to measure on [default: all]
+    #[arg(long)]
+    count: Option<usize>,
+    /// ema (the moving average) or raw
+    #[arg(long, default_value = "ema")]
+    weights: String,
+    /// Seed of times and noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// auto, cpu, cuda or cuda:INDEX
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Threads, 0 for all cores; the result does not depend on it
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Print one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    cli::exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<()> {
+    cli::check_machine(&args.device, "f32")?;
+    if let Some(name) = args.metric.iter().find(|m| *m != "loss") {
+        return Err(unknown_name("metric", name, &["loss"]));
+    }
+    let weights = cli::weights_flag(&args.weights)?;
+    cli::set_threads(args.threads)?;
+    let pipeline = Pipeline::load_weights(&args.model, weights)?;
+    match (&args.forward, &args.out) {
+        (Some(input), Some(output)) => forward(&pipeline, input, output),
+        _ => measure(args, &pipeline),
+    }
+}
+
+fn forward(pipeline: &Pipeline, input: &Path, output: &Path) -> Result<()> {
+    let shape = cli::forward_file(pipeline, input, output)?;
+    eprintln!("net_out {shape}: wrote {}", output.display());
+    Ok(())
+}
+
+fn measure(args: &Args, pipeline: &Pipeline) -> Result<()> {
+    let own = pipeline.description();
+    let Some(spec) = args.data.clone().or_else(|| own.map(|o| o.data.clone())) else {
+        return Err(Error::Usage("--data: the model does not say what it was trained on; name a data set".into()));
+    };
+    let data = Dataset::load(&spec, own.map_or(0, |o| o.split_seed))?;
+    if data.shape() != pipeline.image_shape() {
+        let (d, m) = (data.shape(), pipeline.image_shape());
+        return Err(Error::Usage(format!("--data {spec}: images of {d:?}, the model wants {m:?} (height, width, channels)")));
+    }
+    let options = LossOptions { images: args.count.unwrap_or(usize::MAX), seed: args.seed, ..LossOptions::default() };
+    let loss = denoising_loss(pipeline.unet(), pipeline.params(), pipeline.scheduler(), &data, &options)?;
+    if args.json {
+        let mut map = Map::new();
+        map.insert("model".into(), json!(args.model));
+        map.insert("data".into(), json!(spec));
+        map.insert("loss".into(), serde_json::to_value(&loss).map_err(|e| Error::Model(format!("report: {e}")))?);
+        println!("{}", Value::Object(map));
+    } else {
+        println!(
+            "loss  {:.5} ± {:.5}  (mean eps-loss, {} held-out images × {} levels, seed {})",
+            loss.mean, loss.standard_error, loss.images, loss.draws, loss.seed
+        );
+    }
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! Files: whole or not at all, pictures, plots and the metrics log.
 
 pub mod atomic;
+pub mod folder;
 pub mod image;
 pub mod metrics;
 pub mod mmap;
@@ -10,5 +11,6 @@ pub mod tensors;
 pub mod weights;
 
 pub use atomic::write_atomically;
+pub use folder::ModelFolder;
 pub use mmap::Bytes;
 pub use tensors::TensorFile;

@@ -1,0 +1,147 @@
+//! What the programs share: errors and exit codes, threads, progress bars, sampler flags, and files by their ending.
+
+mod output;
+
+pub use output::{OutputKind, write_samples, write_trajectory};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::io::TensorFile;
+use crate::io::tensors::{Entry, write_tensors};
+use crate::nn::{ClassEmbed, ClassInput};
+use crate::pipeline::{Class, Pipeline, Weights};
+use crate::tensor::{Shape, Tensor};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Prints an error as one line on stderr and turns it into the exit code: 2 for wrong use, 1 for a run that failed.
+pub fn exit(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Sets the number of threads; 0 means all cores. Results do not depend on it.
+///
+/// # Errors
+/// [`Error::Usage`] if the threads cannot be made.
+pub fn set_threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))
+}
+
+/// Checks `--device` and `--precision`.
+///
+/// # Errors
+/// [`Error::Usage`] for unknown texts, [`Error::Device`] for a device that cannot be used.
+pub fn check_machine(device: &str, precision: &str) -> Result<Device> {
+    match precision {
+        "f32" => Device::from_flag(device),
+        "bf16" => Err(Error::Usage("--precision bf16: this version computes in f32 only; use --precision f32".into())),
+        other => Err(Error::Usage(format!("--precision {other}: expected f32 or bf16"))),
+    }
+}
+
+/// A bar on stderr with the time left; `message` on its right is set by the caller. Hidden if stderr is no terminal.
+pub fn progress_bar(length: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(8));
+    let style = ProgressStyle::with_template("{bar:28} {pos}/{len} {msg} {elapsed} < {eta}");
+    // The template is a constant; the default style serves if it were malformed.
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar
+}
+
+/// Reads `--class`: a number, or `none` for the null class; without it, classes take turns.
+///
+/// # Errors
+/// [`Error::Usage`] for another text.
+pub fn class_flag(text: Option<&str>) -> Result<Class> {
+    match text {
+        None => Ok(Class::Cycle),
+        Some("none") => Ok(Class::Null),
+        Some(text) => text.parse().map(Class::Index).map_err(|_| {
+            Error::Usage(format!("--class {text}: expected a number from 0, or none for the null class"))
+        }),
+    }
+}
+
+/// Reads `--weights`.
+///
+/// # Errors
+/// [`Error::Usage`] for another text than `ema` or `raw`.
+pub fn weights_flag(text: &str) -> Result<Weights> {
+    match text {
+        "ema" => Ok(Weights::Ema),
+        "raw" => Ok(Weights::Raw),
+        _ => Err(Error::Usage(format!("--weights {text}: expected ema (the moving average) or raw"))),
+    }
+}
+
+/// Reads `x_T` from an `--init` file.
+///
+/// # Errors
+/// [`Error::Model`] if the file or the tensor is missing or malformed.
+pub fn read_init(path: &Path) -> Result<Tensor> {
+    TensorFile::open(path)?.tensor("x_T")
+}
+
+/// Reads `z_0000`, `z_0001`, … from a `--noise` file.
+///
+/// # Errors
+/// [`Error::Model`] if there is not even `z_0000`.
+pub fn read_noise(path: &Path) -> Result<Vec<Tensor>> {
+    let file = TensorFile::open(path)?;
+    let mut list = vec![file.tensor("z_0000")?];
+    while file.contains(&format!("z_{:04}", list.len())) {
+        list.push(file.tensor(&format!("z_{:04}", list.len()))?);
+    }
+    Ok(list)
+}
+
+/// Runs a network once, file to file: `x [n,h,w,c]`, `t [n]`, optional `class_labels [n]` → `net_out [n,h,w,c]`.
+///
+/// # Errors
+/// [`Error::Model`] for a malformed input file; [`Error::Usage`] and [`Error::Shape`] for input that does not fit the model.
+pub fn forward_file(pipeline: &Pipeline, input: &Path, output: &Path) -> Result<Shape> {
+    OutputKind::of("--out", output).and_then(|kind| match kind {
+        OutputKind::Safetensors => Ok(()),
+        _ => Err(Error::Usage(format!("--out {}: --forward writes .safetensors", output.display()))),
+    })?;
+    let file = TensorFile::open(input)?;
+    let (x, t) = (file.tensor("x")?, file.f32s("t").or_else(|_| to_f32(file.i64s("t")?))?);
+    let (labels, numbers, vectors);
+    let class = match (file.contains("class_labels"), pipeline.unet().config().class_embed) {
+        (false, _) => None,
+        (true, ClassEmbed::Timestep) => {
+            numbers = file.f32s("class_labels").or_else(|_| to_f32(file.i64s("class_labels")?))?;
+            Some(ClassInput::Numbers(&numbers))
+        }
+        (true, ClassEmbed::Identity) => {
+            vectors = file.tensor("class_labels")?;
+            Some(ClassInput::Vectors(&vectors))
+        }
+        (true, _) => {
+            let label = |v: &i64| {
+                u32::try_from(*v).map_err(|_| Error::Usage(format!("class_labels: {v} is not a class number from 0")))
+            };
+            labels = file.i64s("class_labels")?.iter().map(label).collect::<Result<Vec<u32>>>()?;
+            Some(ClassInput::Labels(&labels))
+        }
+    };
+    let net_out = pipeline.forward(&x, &t, class)?;
+    let shape = net_out.shape();
+    write_tensors(output, vec![Entry::f32s("net_out", net_out.host()?, &shape)], HashMap::new())?;
+    Ok(shape)
+}
+
+fn to_f32(values: Vec<i64>) -> Result<Vec<f32>> {
+    Ok(values.into_iter().map(|v| v as f32).collect())
+}

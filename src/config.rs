@@ -1,0 +1,383 @@
+//! What a training run does: presets, a TOML file, `--set key=value` and flags, laid over one another in this order.
+
+use crate::data::Dataset;
+use crate::error::{Error, Result, nearest, unknown_name};
+use crate::nn::{BlockType, ClassEmbed, UNetConfig};
+use crate::optim::LrSchedule;
+use crate::process::{BetaSchedule, Prediction, SchedulerConfig};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// The presets by name.
+pub const PRESETS: [&str; 3] = ["digits", "small", "cifar10"];
+
+/// All settings of a training run. Every field is a key of the TOML file and of `--set`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Name the settings started from.
+    pub preset: String,
+    /// Data set: `digits` or a path.
+    pub data: String,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Images per step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// `constant` or `cosine`.
+    pub lr_schedule: String,
+    /// Steps over which the learning rate rises.
+    pub warmup_steps: u64,
+    /// AdamW's first decay.
+    pub beta1: f64,
+    /// AdamW's second decay.
+    pub beta2: f64,
+    /// AdamW's stabiliser.
+    pub adam_eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm.
+    pub grad_clip: f64,
+    /// Decay of the weights' moving average.
+    pub ema_decay: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// Steps between sample grids; 0 for none.
+    pub sample_every: u64,
+    /// Steps between validation losses; 0 for none.
+    pub validate_every: u64,
+    /// Whether labels condition the network, if the data set has them.
+    pub class_conditional: bool,
+    /// Probability that a label is dropped, so that the null class is trained.
+    pub p_uncond: f64,
+    /// `epsilon`, `sample` or `v_prediction`.
+    pub prediction_type: String,
+    /// `linear`, `scaled_linear` or `squaredcos_cap_v2`.
+    pub beta_schedule: String,
+    /// First beta.
+    pub beta_start: f64,
+    /// Last beta.
+    pub beta_end: f64,
+    /// Whether samplers clamp x0_hat to [−1, 1].
+    pub clip_sample: bool,
+    /// Channels of each level.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level.
+    pub layers_per_block: usize,
+    /// Which levels have attention, finest first.
+    pub attention_levels: Vec<bool>,
+    /// Channels of a head; 0 for one head.
+    pub attention_head_dim: usize,
+    /// Groups of the norms.
+    pub norm_num_groups: usize,
+    /// Stabiliser of the norms.
+    pub norm_eps: f64,
+    /// Padding of the strided convolutions, 0 or 1.
+    pub downsample_padding: usize,
+    /// Cosines before sines in the time features.
+    pub flip_sin_to_cos: bool,
+    /// Shift of the time frequencies.
+    pub freq_shift: f64,
+    /// Probability of dropout.
+    pub dropout: f64,
+    /// `default` or `scale_shift`.
+    pub resnet_time_scale_shift: String,
+}
+
+/// Keys that may change when a run is resumed; all others belong to the run.
+const CHANGEABLE: [&str; 6] = ["steps", "lr", "save_every", "sample_every", "validate_every", "grad_clip"];
+
+impl TrainConfig {
+    /// A preset's settings.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the known names and the nearest one.
+    pub fn preset(name: &str) -> Result<TrainConfig> {
+        let digits = TrainConfig {
+            preset: "digits".into(),
+            data: "digits".into(),
+            steps: 2000,
+            batch: 64,
+            lr: 1e-3,
+            lr_schedule: "cosine".into(),
+            warmup_steps: 100,
+            beta1: 0.9,
+            beta2: 0.99,
+            adam_eps: 1e-8,
+            weight_decay: 0.0,
+            grad_clip: 1.0,
+            ema_decay: 0.995,
+            seed: 0,
+            save_every: 500,
+            sample_every: 500,
+            validate_every: 500,
+            class_conditional: true,
+            p_uncond: 0.1,
+            prediction_type: "epsilon".into(),
+            beta_schedule: "squaredcos_cap_v2".into(),
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            clip_sample: true,
+            block_out_channels: vec![32, 64],
+            layers_per_block: 1,
+            attention_levels: vec![false, true],
+            attention_head_dim: 32,
+            norm_num_groups: 8,
+            norm_eps: 1e-5,
+            downsample_padding: 1,
+            flip_sin_to_cos: true,
+            freq_shift: 0.0,
+            dropout: 0.0,
+            resnet_time_scale_shift: "default".into(),
+        };
+        match name {
+            "digits" => Ok(digits),
+            "small" => Ok(TrainConfig {
+                preset: "small".into(),
+                steps: 10_000,
+                lr: 5e-4,
+                warmup_steps: 500,
+                beta2: 0.999,
+                ema_decay: 0.999,
+                save_every: 1000,
+                sample_every: 1000,
+                validate_every: 1000,
+                block_out_channels: vec![32, 64, 64],
+                attention_levels: vec![false, false, true],
+                attention_head_dim: 0,
+                ..digits
+            }),
+            // google/ddpm-cifar10-32, trained as Ho et al. 2020, appendix B.
+            "cifar10" => Ok(TrainConfig {
+                preset: "cifar10".into(),
+                steps: 800_000,
+                batch: 8,
+                lr: 2e-4,
+                lr_schedule: "constant".into(),
+                warmup_steps: 5000,
+                beta2: 0.999,
+                ema_decay: 0.9999,
+                save_every: 1000,
+                sample_every: 5000,
+                validate_every: 5000,
+                class_conditional: false,
+                beta_schedule: "linear".into(),
+                block_out_channels: vec![128, 256, 256, 256],
+                layers_per_block: 2,
+                attention_levels: vec![false, true, false, false],
+                attention_head_dim: 0,
+                norm_num_groups: 32,
+                norm_eps: 1e-6,
+                downsample_padding: 0,
+                flip_sin_to_cos: false,
+                freq_shift: 1.0,
+                dropout: 0.1,
+                ..digits
+            }),
+            _ => Err(unknown_name("preset", name, &PRESETS)),
+        }
+    }
+
+    /// Lays settings over a base: the file's, then the `key=value` texts, then the flags'.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names an unknown key (with the nearest known one), a malformed text or a wrong type.
+    pub fn overlay(base: &TrainConfig, file: Option<&Path>, set: &[String], flags: Table) -> Result<TrainConfig> {
+        let mut table =
+            Table::try_from(base).map_err(|e| Error::Usage(format!("settings cannot be written as TOML: {e}")))?;
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            let layer = text.parse::<Table>();
+            let layer = layer.map_err(|e| Error::Usage(format!("--config {}: {e}", path.display())))?;
+            lay(&mut table, layer, &format!("--config {}", path.display()))?;
+        }
+        for text in set {
+            let Some((key, value)) = text.split_once('=') else {
+                return Err(Error::Usage(format!("--set {text}: expected key=value, for example --set dropout=0.1")));
+            };
+            // A bare word is a string.
+            let value = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+            let value = value.unwrap_or_else(|| Value::String(text[key.len() + 1..].to_string()));
+            lay(&mut table, Table::from_iter([(key.trim().to_string(), value)]), "--set")?;
+        }
+        lay(&mut table, flags, "flags")?;
+        let config: TrainConfig =
+            table.try_into().map_err(|e| Error::Usage(format!("settings: {}", e.to_string().trim())))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the setting, its value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |text: String| Err(Error::Usage(text));
+        if self.steps == 0 || self.steps > u64::from(u32::MAX) {
+            return bad(format!("--steps {}: expected 1 to {}", self.steps, u32::MAX));
+        }
+        if self.batch == 0 {
+            return bad("--batch 0: expected at least 1".into());
+        }
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return bad(format!("--lr {}: expected a number above 0", self.lr));
+        }
+        if self.save_every == 0 {
+            return bad("--save-every 0: expected at least 1".into());
+        }
+        for (key, value) in [("p_uncond", self.p_uncond), ("ema_decay", self.ema_decay)] {
+            if !(0.0..=1.0).contains(&value) {
+                return bad(format!("{key} = {value}: expected 0 to 1"));
+            }
+        }
+        for (key, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return bad(format!("{key} = {value}: expected at least 0 and below 1"));
+            }
+        }
+        if !(self.grad_clip > 0.0 && self.adam_eps >= 0.0 && self.weight_decay >= 0.0) {
+            return bad("grad_clip must be above 0, adam_eps and weight_decay not below 0".into());
+        }
+        if self.attention_levels.len() != self.block_out_channels.len() {
+            let (a, c) = (self.attention_levels.len(), self.block_out_channels.len());
+            return bad(format!("attention_levels has {a} entries, block_out_channels {c}; give one for each level"));
+        }
+        if !["default", "scale_shift"].contains(&self.resnet_time_scale_shift.as_str()) {
+            return Err(unknown_name(
+                "resnet_time_scale_shift",
+                &self.resnet_time_scale_shift,
+                &["default", "scale_shift"],
+            ));
+        }
+        LrSchedule::from_name(&self.lr_schedule)?;
+        self.scheduler()?.process().map(|_| ())
+    }
+
+    /// Refuses a resumed run whose settings differ where they may not.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the key and both values.
+    pub fn check_resumable(&self, saved: &TrainConfig) -> Result<()> {
+        let table = |c: &TrainConfig| Table::try_from(c).unwrap_or_default();
+        let (asked, saved) = (table(self), table(saved));
+        for (key, value) in &asked {
+            if saved.get(key) != Some(value) && !CHANGEABLE.contains(&key.as_str()) {
+                let old = saved.get(key).map_or("unset".to_string(), Value::to_string);
+                return Err(Error::Usage(format!(
+                    "--resume: the run was made with {key} = {old}, now {value} is asked for; resume without it or choose another --out"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The scheduler that belongs to the model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for unknown names.
+    pub fn scheduler(&self) -> Result<SchedulerConfig> {
+        Ok(SchedulerConfig {
+            beta_schedule: BetaSchedule::from_name(&self.beta_schedule)?,
+            beta_start: self.beta_start,
+            beta_end: self.beta_end,
+            prediction: Prediction::from_name(&self.prediction_type)?,
+            clip_sample: self.clip_sample,
+            ..Default::default()
+        })
+    }
+
+    /// The network for a data set: channels and size as they are, one row per class and one for the null class.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the sizes do not fit together.
+    pub fn unet(&self, data: &Dataset) -> Result<UNetConfig> {
+        let [h, w, c] = data.shape();
+        let kind = |attention: &bool| if *attention { BlockType::Attention } else { BlockType::Plain };
+        let config = UNetConfig {
+            sample_size: Some([h, w]),
+            in_channels: c,
+            out_channels: c,
+            down_block_types: self.attention_levels.iter().map(kind).collect(),
+            up_block_types: self.attention_levels.iter().rev().map(kind).collect(),
+            block_out_channels: self.block_out_channels.clone(),
+            layers_per_block: self.layers_per_block,
+            downsample_padding: self.downsample_padding,
+            flip_sin_to_cos: self.flip_sin_to_cos,
+            freq_shift: self.freq_shift,
+            dropout: self.dropout,
+            attention_head_dim: (self.attention_head_dim > 0).then_some(self.attention_head_dim),
+            norm_num_groups: self.norm_num_groups,
+            norm_eps: self.norm_eps,
+            scale_shift: self.resnet_time_scale_shift == "scale_shift",
+            class_embed: match data.num_classes() {
+                classes if classes > 0 && self.class_conditional => ClassEmbed::Table(classes + 1),
+                _ => ClassEmbed::None,
+            },
+            ..UNetConfig::default()
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn lay(table: &mut Table, layer: Table, source: &str) -> Result<()> {
+    for (key, value) in layer {
+        let Some(slot) = table.get_mut(&key) else {
+            let hint = nearest(&key, table.keys().map(String::as_str)).map(|k| format!(" — did you mean \"{k}\"?"));
+            return Err(Error::Usage(format!("{source}: \"{key}\" is not a setting{}", hint.unwrap_or_default())));
+        };
+        // A whole number where a real one is wanted.
+        *slot = match (&*slot, value) {
+            (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
+            (_, value) => value,
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_laid_in_order_and_unknown_keys_are_named() {
+        let base = TrainConfig::preset("digits").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        std::fs::write(&file, "batch = 8\nlr = 1\ndropout = 0.5").unwrap();
+        let set = ["dropout=0.25".to_string(), "lr_schedule=constant".to_string()];
+        let flags = Table::from_iter([("batch".to_string(), Value::Integer(16))]);
+        let config = TrainConfig::overlay(&base, Some(&file), &set, flags).unwrap();
+        assert_eq!((config.batch, config.lr, config.dropout), (16, 1.0, 0.25));
+        assert_eq!(config.lr_schedule, "constant");
+        let error = |text: &str| TrainConfig::overlay(&base, None, &[text.to_string()], Table::new()).unwrap_err();
+        assert!(error("dropot=1").to_string().contains("did you mean \"dropout\""));
+        assert!(error("dropout").to_string().contains("expected key=value"));
+        assert!(error("dropout=1.5").to_string().contains("dropout = 1.5"));
+        assert!(error("batch=many").to_string().contains("batch"), "{}", error("batch=many"));
+        assert!(error("steps=0").to_string().contains("--steps 0"));
+    }
+
+    #[test]
+    fn a_resumed_run_may_be_longer_but_not_another() {
+        let saved = TrainConfig::preset("digits").unwrap();
+        assert!(TrainConfig { steps: 9999, ..saved.clone() }.check_resumable(&saved).is_ok());
+        let error = TrainConfig { batch: 3, ..saved.clone() }.check_resumable(&saved).unwrap_err().to_string();
+        assert!(error.contains("batch = 64, now 3"), "{error}");
+    }
+
+    #[test]
+    fn presets_build_their_networks() {
+        let digits = Dataset::load("digits", 0).unwrap();
+        for name in PRESETS {
+            let config = TrainConfig::preset(name).unwrap();
+            config.validate().unwrap();
+            config.unet(&digits).unwrap();
+        }
+        assert!(TrainConfig::preset("cifar").unwrap_err().to_string().contains("did you mean \"cifar10\""));
+    }
+}

@@ -1,0 +1,5 @@
+//! Measurements of a trained model.
+
+mod loss;
+
+pub use loss::{LossOptions, LossReport, denoising_loss};

@@ -1,0 +1,172 @@
+//! The model folder: a diffusers pipeline plus `tweedie.json`.
+//!
+//! ```text
+//! model_index.json                            scheduler/scheduler_config.json    tweedie.json
+//! unet/config.json                            unet/diffusion_pytorch_model.safetensors   (averaged weights)
+//! state/checkpoint.safetensors                (everything a resumed run needs, one file)
+//! ```
+
+use super::tensors::write_tensors;
+use super::weights::param_entries;
+use super::write_atomically;
+use crate::error::{Error, Result};
+use crate::nn::{ParamSpec, Params, UNetConfig};
+use crate::process::SchedulerConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Version of `tweedie.json` and of the checkpoint.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The times a network is given: DDPM's index, 0 to T − 1.
+pub const DDPM_INDEX: &str = "ddpm_index";
+
+/// Our own fields, which diffusers has no place for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TweedieJson {
+    /// Layout version of the folder.
+    pub format_version: u32,
+    /// What the network's time input means.
+    pub time_convention: String,
+    /// Image size `[h, w, c]`.
+    pub image_shape: [usize; 3],
+    /// Grey levels of the data: pixel values 0 to this became −1 to 1.
+    pub max_pixel_value: u32,
+    /// Names of the classes; empty for a model without.
+    pub class_names: Vec<String>,
+    /// Probability with which labels were dropped in training; 0 means that the null class was never trained.
+    pub p_uncond: f64,
+    /// Name of the data set.
+    pub data: String,
+    /// Seed of the held-out split.
+    pub split_seed: u64,
+    /// Whether other programs cannot run this model, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires_tweedie: Option<String>,
+}
+
+/// Paths inside a model folder.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    root: PathBuf,
+}
+
+impl ModelFolder {
+    /// Names a folder, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> ModelFolder {
+        ModelFolder { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A file or folder inside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The averaged weights.
+    pub fn weights(&self) -> PathBuf {
+        self.path("unet/diffusion_pytorch_model.safetensors")
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.path("state/checkpoint.safetensors")
+    }
+
+    /// Makes the folders and writes the descriptions that say which model this is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if something cannot be written.
+    pub fn write_descriptions(&self, unet: &UNetConfig, scheduler: &SchedulerConfig, own: &TweedieJson) -> Result<()> {
+        for name in ["unet", "scheduler", "state"] {
+            let path = self.path(name);
+            std::fs::create_dir_all(&path).map_err(Error::io("create the folder", &path))?;
+        }
+        let index = json!({
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": "0.30.0",
+            "scheduler": ["diffusers", scheduler.class_name],
+            "unet": ["diffusers", "UNet2DModel"],
+        });
+        self.write_json("scheduler/scheduler_config.json", &scheduler.to_json())?;
+        self.write_json("unet/config.json", &unet.to_json())?;
+        let own = serde_json::to_value(own).map_err(|e| Error::Model(format!("tweedie.json: {e}")))?;
+        self.write_json("tweedie.json", &own)?;
+        self.write_json("model_index.json", &index)
+    }
+
+    fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+        let path = self.path(name);
+        let text = format!("{value:#}\n");
+        write_atomically(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
+    }
+
+    /// Writes the weights that samplers use.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if they cannot be written; the old ones stay.
+    pub fn write_weights(&self, specs: &[ParamSpec], params: &Params) -> Result<()> {
+        let texts = HashMap::from([("format".to_string(), "pt".to_string())]);
+        write_tensors(self.weights(), param_entries(specs, params.tensors(), "")?, texts)
+    }
+
+    /// Reads the descriptions. `tweedie.json` is absent in folders from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Model`] that says which file is missing or malformed and what a model folder is.
+    pub fn read_descriptions(&self) -> Result<(UNetConfig, SchedulerConfig, Option<TweedieJson>)> {
+        let root = self.root.display();
+        if !self.path("model_index.json").is_file() {
+            let found = if self.root.is_dir() { "is missing" } else { "cannot be there: the folder does not exist" };
+            return Err(Error::Model(format!(
+                "model \"{root}\": model_index.json {found}; a model is a diffusers pipeline folder, as `train` writes it"
+            )));
+        }
+        let index = self.read_json("model_index.json")?;
+        if index["unet"][1] != "UNet2DModel" {
+            let got = &index["unet"];
+            return Err(Error::Model(format!(
+                "model \"{root}\": model_index.json names unet {got}; expected [\"diffusers\",\"UNet2DModel\"]"
+            )));
+        }
+        let in_folder = |e: Error| Error::Model(format!("model \"{root}\": {e}"));
+        let unet = UNetConfig::from_json(&self.read_json("unet/config.json")?).map_err(in_folder)?;
+        let scheduler =
+            SchedulerConfig::from_json(&self.read_json("scheduler/scheduler_config.json")?).map_err(in_folder)?;
+        let own = if self.path("tweedie.json").is_file() { Some(self.read_own()?) } else { None };
+        Ok((unet, scheduler, own))
+    }
+
+    fn read_own(&self) -> Result<TweedieJson> {
+        let path = self.path("tweedie.json");
+        let own: TweedieJson = serde_json::from_value(self.read_json("tweedie.json")?)
+            .map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
+        if own.format_version > FORMAT_VERSION {
+            return Err(Error::Model(format!(
+                "{}: format version {} is newer than this program's {FORMAT_VERSION}; use a newer tweedie",
+                path.display(),
+                own.format_version
+            )));
+        }
+        if own.time_convention != DDPM_INDEX {
+            return Err(Error::Model(format!(
+                "{}: time convention \"{}\" is unknown; expected \"{DDPM_INDEX}\"",
+                path.display(),
+                own.time_convention
+            )));
+        }
+        Ok(own)
+    }
+
+    fn read_json(&self, name: &str) -> Result<Value> {
+        let path = self.path(name);
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_str(&text).map_err(|e| Error::Model(format!("{}: not valid JSON: {e}", path.display())))
+    }
+}

@@ -1,0 +1,140 @@
+//! The façade: load a model folder, draw samples. The programs themselves use it.
+//!
+//! ```no_run
+//! use tweedie::pipeline::{Class, Pipeline, SampleOptions};
+//! let pipeline = Pipeline::load("runs/digits")?;
+//! let threes = pipeline.sample(&SampleOptions { count: 64, class: Class::Index(3), ..Default::default() })?;
+//! println!("{} images in {:.2} s", threes.x0.shape()[0], threes.seconds);
+//! # Ok::<(), tweedie::Error>(())
+//! ```
+
+mod sample;
+
+pub use sample::{Class, Network, SampleOptions, Samples, sample_network};
+
+use crate::error::{Error, Result};
+use crate::io::folder::{ModelFolder, TweedieJson};
+use crate::io::tensors::TensorFile;
+use crate::io::weights::read_params;
+use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet};
+use crate::process::SchedulerConfig;
+use crate::tensor::Tensor;
+use std::path::Path;
+
+/// Which of the two sets of weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// The moving average: what samplers should use.
+    #[default]
+    Ema,
+    /// The last weights of the optimiser.
+    Raw,
+}
+
+/// A loaded model.
+pub struct Pipeline {
+    unet: UNet,
+    params: Params,
+    scheduler: SchedulerConfig,
+    own: Option<TweedieJson>,
+    image_shape: [usize; 3],
+}
+
+impl Pipeline {
+    /// Loads a model folder with its averaged weights.
+    ///
+    /// # Errors
+    /// [`Error::Model`] that says what is missing, malformed or not supported.
+    pub fn load(folder: impl AsRef<Path>) -> Result<Pipeline> {
+        Pipeline::load_weights(folder, Weights::Ema)
+    }
+
+    /// Loads a model folder with either set of weights. A folder from elsewhere has one set, which stands for both.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn load_weights(folder: impl AsRef<Path>, weights: Weights) -> Result<Pipeline> {
+        let folder = ModelFolder::new(folder.as_ref());
+        let (config, scheduler, own) = folder.read_descriptions()?;
+        let unet = UNet::new(&config)?;
+        let from_state = weights == Weights::Raw && folder.checkpoint().is_file();
+        let (path, prefix) = if from_state { (folder.checkpoint(), "raw.") } else { (folder.weights(), "") };
+        if !path.is_file() {
+            let (root, path) = (folder.root().display(), path.display());
+            return Err(Error::Model(format!("model \"{root}\": {path} is missing; the model has no weights yet")));
+        }
+        let params = read_params(&TensorFile::open(path)?, unet.specs(), prefix, false)?;
+        let [h, w] = match (&own, config.sample_size) {
+            (Some(own), _) => [own.image_shape[0], own.image_shape[1]],
+            (None, Some(size)) => size,
+            (None, None) => {
+                let root = folder.root().display();
+                return Err(Error::Model(format!("model \"{root}\": unet/config.json has no sample_size")));
+            }
+        };
+        Ok(Pipeline { image_shape: [h, w, config.in_channels], unet, params, scheduler, own })
+    }
+
+    /// The network.
+    pub fn unet(&self) -> &UNet {
+        &self.unet
+    }
+
+    /// The weights it runs with.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The scheduler's settings.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// Our own description, absent for folders from elsewhere.
+    pub fn description(&self) -> Option<&TweedieJson> {
+        self.own.as_ref()
+    }
+
+    /// `[h, w, c]` of its images.
+    pub fn image_shape(&self) -> [usize; 3] {
+        self.image_shape
+    }
+
+    /// Draws samples.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for options that do not fit the model.
+    pub fn sample(&self, options: &SampleOptions) -> Result<Samples> {
+        self.sample_with(options, &mut |_, _| {})
+    }
+
+    /// Draws samples, calling `progress(evaluations done, evaluations in all)` after each step.
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample`].
+    pub fn sample_with(&self, options: &SampleOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<Samples> {
+        let network = Network { unet: &self.unet, params: &self.params, scheduler: &self.scheduler };
+        self.check_class(options.class)?;
+        sample_network(&network, self.image_shape, options, progress)
+    }
+
+    fn check_class(&self, class: Class) -> Result<()> {
+        let is_table = matches!(self.unet.config().class_embed, ClassEmbed::Table(_));
+        if let (Class::Null, true, Some(own)) = (class, is_table, &self.own)
+            && own.p_uncond == 0.0
+        {
+            return Err(Error::Usage(
+                "--class none: the model was trained without label drops (p_uncond = 0), its null class is untrained".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Runs the network once: `x` `[n,h,w,c]`, `t` `[n]` as diffusers passes it, labels where the model wants them.
+    ///
+    /// # Errors
+    /// As [`UNet::forward`].
+    pub fn forward(&self, x: &Tensor, t: &[f32], class: Option<ClassInput<'_>>) -> Result<Tensor> {
+        self.unet.forward(&self.params, x, t, class, Mode::Inference)
+    }
+}

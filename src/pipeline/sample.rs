@@ -1,0 +1,236 @@
+//! Sampling with a network: batches, classes, starts and noise by address.
+
+use crate::denoiser::{NetworkDenoiser, Threshold};
+use crate::error::{Error, Result};
+use crate::nn::{ClassEmbed, Params, UNet};
+use crate::process::{SchedulerConfig, Variance};
+use crate::rng::{Address, Purpose};
+use crate::sampler::{Grid, Run, SamplerKind, StepNoise, ddim, ddpm};
+use crate::tensor::Tensor;
+use std::time::Instant;
+
+/// Which class each sample has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Sample i has class i modulo their number; a model without classes ignores it.
+    #[default]
+    Cycle,
+    /// All have this one.
+    Index(usize),
+    /// The null class.
+    Null,
+}
+
+/// What to sample.
+#[derive(Clone, Debug)]
+pub struct SampleOptions {
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// Steps, 1 to the model's T.
+    pub steps: usize,
+    /// DDIM's share of fresh noise, 0 to 1.
+    pub eta: f64,
+    /// DDPM's variance; the scheduler's own if not said.
+    pub variance: Option<Variance>,
+    /// Recompute eps_hat from the clipped x0_hat (DDIM).
+    pub recompute_eps: bool,
+    /// Images.
+    pub count: usize,
+    /// Classes.
+    pub class: Class,
+    /// Seed of start and noise.
+    pub seed: u64,
+    /// Images per network evaluation; the result does not depend on it.
+    pub batch: usize,
+    /// The start x_T `[count,h,w,c]` instead of noise by address.
+    pub init: Option<Tensor>,
+    /// The noise of each step, `[count,h,w,c]` each, instead of noise by address.
+    pub noise: Option<Vec<Tensor>>,
+    /// Keep every x_t and x0_hat.
+    pub trajectory: bool,
+}
+
+impl Default for SampleOptions {
+    fn default() -> SampleOptions {
+        SampleOptions {
+            sampler: SamplerKind::Ddim,
+            steps: 50,
+            eta: 0.0,
+            variance: None,
+            recompute_eps: false,
+            count: 16,
+            class: Class::Cycle,
+            seed: 0,
+            batch: 64,
+            init: None,
+            noise: None,
+            trajectory: false,
+        }
+    }
+}
+
+/// Finished samples.
+pub struct Samples {
+    /// `[count,h,w,c]` in about [−1, 1].
+    pub x0: Tensor,
+    /// The start, `[count,h,w,c]`.
+    pub x_t: Tensor,
+    /// Class of each, for a class-conditional model (its last class is the null class).
+    pub class_labels: Option<Vec<u32>>,
+    /// Every state `[count,h,w,c]`, noisiest first, if asked for.
+    pub states: Vec<Tensor>,
+    /// Every estimate x0_hat, noisiest first, if asked for.
+    pub x0_hats: Vec<Tensor>,
+    /// Network evaluations per sample.
+    pub nfe: usize,
+    /// Seconds, loading not included.
+    pub seconds: f64,
+}
+
+/// A network to sample from.
+#[derive(Clone, Copy)]
+pub struct Network<'a> {
+    /// The network.
+    pub unet: &'a UNet,
+    /// Its weights.
+    pub params: &'a Params,
+    /// Its schedule and bounds.
+    pub scheduler: &'a SchedulerConfig,
+}
+
+/// Draws samples of `[h, w, c]` from a network; see [`super::Pipeline::sample_with`].
+///
+/// # Errors
+/// [`Error::Usage`] for options that do not fit the model.
+pub fn sample_network(
+    network: &Network<'_>,
+    [h, w, c]: [usize; 3],
+    options: &SampleOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Samples> {
+    let count = options.count;
+    if count == 0 || options.batch == 0 {
+        return Err(Error::Usage(format!("--count {count} --batch {}: both must be at least 1", options.batch)));
+    }
+    let labels = class_labels(network.unet, options)?;
+    let process = network.scheduler.process()?;
+    let grid = match options.sampler {
+        SamplerKind::Ddpm => Grid::ddpm(network.scheduler, &process, options.steps)?,
+        SamplerKind::Ddim => Grid::ddim(network.scheduler, &process, options.steps)?,
+    };
+    let x_t = start(options, [count, h, w, c])?;
+    check_noise(options, x_t.shape())?;
+    let begin = Instant::now();
+    let batches = count.div_ceil(options.batch);
+    let (mut parts, mut nfe) = (Vec::new(), 0);
+    let mut trajectory: Vec<Vec<(Tensor, Tensor)>> = Vec::new();
+    for b in 0..batches {
+        let first = b * options.batch;
+        let n = options.batch.min(count - first);
+        let samples: Vec<u32> = (first as u32..(first + n) as u32).collect();
+        let inner = NetworkDenoiser {
+            unet: network.unet,
+            params: network.params,
+            prediction: network.scheduler.prediction,
+            class_labels: labels.as_deref().map(|l| &l[first..first + n]),
+        };
+        let denoiser = Threshold { inner, config: network.scheduler };
+        let given = match &options.noise {
+            Some(list) => Some(list.iter().map(|z| z.rows(first, n)).collect::<Result<Vec<_>>>()?),
+            None => None,
+        };
+        let noise = match &given {
+            Some(list) => StepNoise::Given(list),
+            None => StepNoise::Drawn(Address::new(options.seed, Purpose::ReverseStep)),
+        };
+        let mut states = Vec::new();
+        let mut run = Run::new(&denoiser, noise, &samples).with_callback(|p| {
+            if options.trajectory {
+                states.push((p.x.clone(), p.estimate.x0_hat()?));
+            }
+            progress(b * p.steps + p.step + 1, batches * p.steps);
+            Ok(())
+        });
+        let start = x_t.rows(first, n)?;
+        parts.push(match options.sampler {
+            SamplerKind::Ddpm => ddpm(&mut run, start, &grid, options.variance.unwrap_or(network.scheduler.variance))?,
+            SamplerKind::Ddim => ddim(&mut run, start, &grid, options.eta, options.recompute_eps)?,
+        });
+        nfe = run.nfe();
+        drop(run);
+        trajectory.push(states);
+    }
+    let join = |tensors: &[Tensor]| Tensor::stack_rows(tensors, x_t.shape());
+    let x0 = join(&parts)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let (mut states, mut x0_hats) = (Vec::new(), Vec::new());
+    if options.trajectory {
+        states.push(x_t.clone());
+        for step in 0..grid.steps().len() {
+            let (x, x0): (Vec<_>, Vec<_>) = trajectory.iter().map(|states| states[step].clone()).unzip();
+            states.push(join(&x)?);
+            x0_hats.push(join(&x0)?);
+        }
+    }
+    if !x0.is_finite()? {
+        return Err(Error::NonFinite("sample: the result holds numbers that are not finite; are the weights sound?".into()));
+    }
+    Ok(Samples { x0, x_t, class_labels: labels, states, x0_hats, nfe, seconds })
+}
+
+fn class_labels(unet: &UNet, options: &SampleOptions) -> Result<Option<Vec<u32>>> {
+    let rows = match unet.config().class_embed {
+        ClassEmbed::Table(rows) => rows,
+        ClassEmbed::None => {
+            return match options.class {
+                Class::Cycle | Class::Null => Ok(None),
+                Class::Index(k) => Err(Error::Usage(format!("--class {k}: the model has no classes; leave --class out"))),
+            };
+        }
+        ClassEmbed::Timestep | ClassEmbed::Identity => {
+            return Err(Error::Usage("sample: models with class_embed_type cannot be sampled here; use eval --forward".into()));
+        }
+    };
+    // The last row is the null class.
+    let classes = rows - 1;
+    let label = |i: usize| match options.class {
+        Class::Cycle => Ok((i % classes.max(1)) as u32),
+        Class::Null => Ok(classes as u32),
+        Class::Index(k) if k < classes => Ok(k as u32),
+        Class::Index(k) => {
+            Err(Error::Usage(format!("--class {k}: the model has classes 0 to {}, or none for the null class", classes - 1)))
+        }
+    };
+    (0..options.count).map(label).collect::<Result<Vec<_>>>().map(Some)
+}
+
+fn start(options: &SampleOptions, shape: [usize; 4]) -> Result<Tensor> {
+    if let Some(init) = &options.init {
+        if init.shape()[..] != shape {
+            let (want, got) = (crate::tensor::Shape::from(shape), init.shape());
+            return Err(Error::Usage(format!("--init: x_T wants {want} (--count images of the model), got {got}")));
+        }
+        return Ok(init.clone());
+    }
+    let row: usize = shape[1..].iter().product();
+    let mut values = vec![0.0_f32; shape[0] * row];
+    for (i, image) in values.chunks_exact_mut(row).enumerate() {
+        Address::new(options.seed, Purpose::Start).sample(i).fill_normal(image);
+    }
+    Tensor::from_slice(&values, shape)
+}
+
+fn check_noise(options: &SampleOptions, shape: crate::tensor::Shape) -> Result<()> {
+    let Some(list) = &options.noise else { return Ok(()) };
+    if list.len() < options.steps {
+        let (got, want) = (list.len(), options.steps);
+        return Err(Error::Usage(format!("--noise: {want} steps want z_0000 to z_{:04}, the file has {got}", want - 1)));
+    }
+    match list.iter().position(|z| z.shape() != shape) {
+        None => Ok(()),
+        Some(i) => {
+            let got = list[i].shape();
+            Err(Error::Usage(format!("--noise: z_{i:04} wants {shape} (--count images of the model), got {got}")))
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `state/checkpoint.safetensors`: one file with raw weights, averages, moments, counters and settings. Resuming reads
+//! nothing else. It takes its name only when it is whole; `unet/`'s weights follow.
+
+use super::trainer::Trainer;
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::io::folder::{DDPM_INDEX, FORMAT_VERSION, ModelFolder, TweedieJson};
+use crate::io::tensors::{TensorFile, write_tensors};
+use crate::io::weights::{param_entries, read_params};
+use crate::optim::Moments;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+const KEY: &str = "tweedie";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format_version: u32,
+    step: u64,
+    data_fingerprint: String,
+    unet: serde_json::Value,
+    config: TrainConfig,
+}
+
+fn read_header(file: &TensorFile) -> Result<Header> {
+    let path = file.path().display();
+    let Some(text) = file.text(KEY) else {
+        return Err(Error::Model(format!("{path}: is not a checkpoint of tweedie (its header has no \"{KEY}\")")));
+    };
+    let header: Header =
+        serde_json::from_str(text).map_err(|e| Error::Model(format!("{path}: its header is malformed: {e}")))?;
+    if header.format_version > FORMAT_VERSION {
+        let version = header.format_version;
+        return Err(Error::Model(format!("{path}: format version {version} is newer than {FORMAT_VERSION}; use a newer tweedie")));
+    }
+    Ok(header)
+}
+
+pub(super) fn saved_config(folder: &ModelFolder) -> Result<Option<TrainConfig>> {
+    if !folder.checkpoint().exists() {
+        return Ok(None);
+    }
+    Ok(Some(read_header(&TensorFile::open(folder.checkpoint())?)?.config))
+}
+
+pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
+    let shape = t.dataset.shape();
+    let divisor = 1 << (t.unet.config().block_out_channels.len() - 1);
+    let odd = shape[0] % divisor != 0 || shape[1] % divisor != 0;
+    let own = TweedieJson {
+        format_version: FORMAT_VERSION,
+        time_convention: DDPM_INDEX.into(),
+        image_shape: shape,
+        max_pixel_value: t.dataset.max_value(),
+        class_names: if t.is_class_conditional() { t.dataset.class_names().to_vec() } else { Vec::new() },
+        p_uncond: if t.is_class_conditional() { t.config.p_uncond } else { 0.0 },
+        data: t.config.data.clone(),
+        split_seed: t.config.seed,
+        requires_tweedie: odd.then(|| {
+            let [h, w, _] = shape;
+            format!("{h}x{w} images do not divide by {divisor}: diffusers cannot join the skips, tweedie resizes to them")
+        }),
+    };
+    folder.write_descriptions(t.unet.config(), &t.scheduler, &own)
+}
+
+/// Saves the run: first the checkpoint, then the weights that samplers read.
+pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
+    let specs = t.unet.specs();
+    let header = Header {
+        format_version: FORMAT_VERSION,
+        step: t.step,
+        data_fingerprint: t.dataset.fingerprint(),
+        unet: t.unet.config().to_json(),
+        config: t.config.clone(),
+    };
+    let text = serde_json::to_string(&header).map_err(|e| Error::Model(format!("checkpoint header: {e}")))?;
+    let mut entries = param_entries(specs, t.raw.tensors(), "raw.")?;
+    entries.extend(param_entries(specs, t.ema.tensors(), "ema.")?);
+    entries.extend(param_entries(specs, &t.moments.m, "m.")?);
+    entries.extend(param_entries(specs, &t.moments.v, "v.")?);
+    write_tensors(folder.checkpoint(), entries, HashMap::from([(KEY.to_string(), text)]))?;
+    folder.write_weights(specs, &t.ema)
+}
+
+/// Puts a fresh trainer where the folder's checkpoint left off.
+pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
+    let path = folder.checkpoint();
+    if !path.exists() {
+        let (root, path) = (folder.root().display(), path.display());
+        return Err(Error::Usage(format!("--resume: {root} has no checkpoint ({path} is missing); train without --resume")));
+    }
+    let file = TensorFile::open(&path)?;
+    let header = read_header(&file)?;
+    t.config.check_resumable(&header.config)?;
+    if header.unet != t.unet.config().to_json() {
+        return Err(Error::Usage(format!(
+            "--resume: {} was made with another network than the settings describe; choose another --out",
+            path.display()
+        )));
+    }
+    if header.data_fingerprint != t.dataset.fingerprint() {
+        return Err(Error::Usage(format!(
+            "--resume: the data \"{}\" is not what the run was trained on (fingerprint {}, now {}); choose another --out",
+            t.config.data,
+            header.data_fingerprint,
+            t.dataset.fingerprint()
+        )));
+    }
+    let specs = t.unet.specs();
+    // Other prefixes are unexpected only within their own part of the file.
+    t.raw = read_params(&file, specs, "raw.", true)?;
+    t.ema = read_params(&file, specs, "ema.", false)?;
+    let moments = |prefix| Ok::<_, Error>(read_params(&file, specs, prefix, false)?.tensors().to_vec());
+    t.moments = Moments { m: moments("m.")?, v: moments("v.")? };
+    t.step = header.step;
+    Ok(())
+}
+
+/// Removes what a former run left, so that nothing of it is mistaken for the new one's.
+pub(super) fn remove_run(folder: &ModelFolder) -> Result<()> {
+    for name in ["state", "unet", "samples"] {
+        let path = folder.path(name);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    for name in ["metrics.jsonl", "loss.png"] {
+        let path = folder.path(name);
+        if path.is_file() {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

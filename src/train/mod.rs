@@ -1,0 +1,147 @@
+//! Training: the loop, its checkpoints and its reports.
+
+mod checkpoint;
+mod report;
+mod trainer;
+
+pub use trainer::{StepReport, Trainer};
+
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::io::ModelFolder;
+use report::Reporter;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Where a run goes and whether it continues one.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The model folder.
+    pub out: PathBuf,
+    /// Continue from the folder's checkpoint.
+    pub resume: bool,
+    /// Replace a model that is already there.
+    pub overwrite: bool,
+}
+
+/// What a finished or stopped run reports.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrainSummary {
+    /// The model folder.
+    pub model: PathBuf,
+    /// Steps done, those before a resume included.
+    pub steps: u64,
+    /// Whether the run was stopped before its last step.
+    pub stopped: bool,
+    /// Mean training loss of the last 100 steps of this call.
+    pub loss: f64,
+    /// Validation loss of the averaged weights, if it was computed.
+    pub val_loss: Option<f64>,
+    /// Seconds this call took.
+    pub seconds: f64,
+    /// Training images per second, reports and checkpoints included.
+    pub images_per_second: f64,
+    /// Parameters of the network.
+    pub parameters: usize,
+    /// Whether the model is conditioned on classes.
+    pub class_conditional: bool,
+    /// Most memory held in tensors and temporaries, in bytes.
+    pub peak_tensor_bytes: usize,
+}
+
+/// Reads the settings of the run in `out`, if there is one.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Model`] if there is a checkpoint that cannot be read.
+pub fn saved_config(out: &std::path::Path) -> Result<Option<TrainConfig>> {
+    checkpoint::saved_config(&ModelFolder::new(out))
+}
+
+/// Trains until the last step, or until `stop` is set; then the checkpoint is saved and the folder is complete.
+///
+/// `on_step` is called after each step with its report and the number of steps of the run.
+///
+/// # Errors
+/// [`Error::Usage`] for settings that do not fit the data or the folder; [`Error::NonFinite`] if the loss diverges (the last good
+/// checkpoint stays); [`Error::Io`] if the folder cannot be written.
+pub fn train(
+    config: &TrainConfig,
+    options: &RunOptions,
+    stop: &AtomicBool,
+    mut on_step: impl FnMut(&StepReport, u64),
+) -> Result<TrainSummary> {
+    config.validate()?;
+    let folder = ModelFolder::new(&options.out);
+    let dataset = Dataset::load(&config.data, config.seed)?;
+    let mut trainer = Trainer::new(config, &dataset)?;
+    if options.resume {
+        checkpoint::load(&folder, &mut trainer)?;
+    } else {
+        refuse_to_overwrite(&folder, options)?;
+    }
+    if trainer.step() > config.steps {
+        let (done, asked) = (trainer.step(), config.steps);
+        return Err(Error::Usage(format!("--steps {asked}: the run has done {done} already; ask for more")));
+    }
+    let begin = Instant::now();
+    let first = trainer.step();
+    let mut reporter = Reporter::open(&folder, &trainer)?;
+    // A folder that cannot be written shows itself before the first step, not after the first thousand.
+    checkpoint::write_descriptions(&folder, &trainer)?;
+    checkpoint::save(&folder, &trainer)?;
+    crate::device::reset_pool_peak();
+    let mut saved_at = trainer.step();
+    let mut stopped = false;
+    while trainer.step() < config.steps {
+        if stop.load(Ordering::Relaxed) {
+            stopped = true;
+            break;
+        }
+        let report = trainer.train_step()?;
+        let done = trainer.step();
+        reporter.after_step(&mut trainer, &report, done == config.steps)?;
+        on_step(&report, config.steps);
+        if done.is_multiple_of(config.save_every) {
+            checkpoint::save(&folder, &trainer)?;
+            reporter.plot()?;
+            saved_at = done;
+        }
+    }
+    if saved_at != trainer.step() {
+        checkpoint::save(&folder, &trainer)?;
+    }
+    reporter.finish(&mut trainer, stopped)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(TrainSummary {
+        model: options.out.clone(),
+        steps: trainer.step(),
+        stopped,
+        loss: reporter.recent_loss(),
+        val_loss: reporter.val_loss(),
+        seconds,
+        images_per_second: (trainer.step() - first) as f64 * config.batch as f64 / seconds,
+        parameters: trainer.parameter_count(),
+        class_conditional: trainer.is_class_conditional(),
+        peak_tensor_bytes: crate::device::pool_stats().peak,
+    })
+}
+
+fn refuse_to_overwrite(folder: &ModelFolder, options: &RunOptions) -> Result<()> {
+    let out = options.out.display();
+    if folder.root().is_file() {
+        return Err(Error::Usage(format!("--out {out}: is a file; name a folder")));
+    }
+    let has_model = folder.checkpoint().exists() || folder.weights().exists();
+    if has_model && !options.overwrite {
+        return Err(Error::Usage(format!(
+            "--out {out}: holds a model already; continue it with --resume, replace it with --overwrite, or name another folder"
+        )));
+    }
+    if options.overwrite {
+        checkpoint::remove_run(folder)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! What a run leaves for people: metrics, validation losses, sample grids and the loss plot.
+
+use super::trainer::{StepReport, Trainer};
+use crate::error::{Error, Result};
+use crate::eval::{LossOptions, denoising_loss};
+use crate::io::metrics::{MetricsLog, read_column};
+use crate::io::plot::{Series, plot_lines};
+use crate::io::{ModelFolder, image};
+use crate::pipeline::{self, SampleOptions};
+use std::collections::VecDeque;
+
+/// Held-out images of a validation during training, at most.
+const VALIDATION_IMAGES: usize = 360;
+/// Images of a sample grid: ten columns, one for each class where there are ten.
+const COLUMNS: usize = 10;
+const ROWS: usize = 4;
+
+pub(super) struct Reporter {
+    folder: ModelFolder,
+    metrics: MetricsLog,
+    recent: VecDeque<f64>,
+    val_loss: Option<f64>,
+}
+
+impl Reporter {
+    /// Opens the metrics log; lines from after the checkpoint are dropped, since their steps are done again.
+    pub(super) fn open(folder: &ModelFolder, trainer: &Trainer<'_>) -> Result<Reporter> {
+        let samples = folder.path("samples");
+        std::fs::create_dir_all(&samples).map_err(Error::io("create the folder", &samples))?;
+        let metrics = MetricsLog::open(folder.path("metrics.jsonl"), Some(trainer.step))?;
+        let text = toml::to_string(&trainer.config).map_err(|e| Error::Usage(format!("settings: {e}")))?;
+        let path = folder.path("config.toml");
+        crate::io::write_atomically(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
+        Ok(Reporter { folder: folder.clone(), metrics, recent: VecDeque::with_capacity(100), val_loss: None })
+    }
+
+    pub(super) fn after_step(&mut self, t: &mut Trainer<'_>, report: &StepReport, is_last: bool) -> Result<()> {
+        let done = report.step + 1;
+        let due = |every: u64| every > 0 && (done.is_multiple_of(every) || is_last);
+        let mut report = report.clone();
+        if due(t.config.validate_every) && !t.dataset.held_out().is_empty() {
+            self.val_loss = Some(validation_loss(t)?);
+            report.val_loss = self.val_loss;
+        }
+        if self.recent.len() == 100 {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(report.loss);
+        self.metrics.append(&report)?;
+        if due(t.config.sample_every) {
+            self.sample_grids(t, done)?;
+        }
+        Ok(())
+    }
+
+    /// Mean loss of the last 100 steps; 0 before the first.
+    pub(super) fn recent_loss(&self) -> f64 {
+        self.recent.iter().sum::<f64>() / self.recent.len().max(1) as f64
+    }
+
+    pub(super) fn val_loss(&self) -> Option<f64> {
+        self.val_loss
+    }
+
+    pub(super) fn finish(&mut self, t: &mut Trainer<'_>, stopped: bool) -> Result<()> {
+        self.metrics.flush()?;
+        if t.step > 0 && !stopped {
+            self.plot()?;
+        }
+        Ok(())
+    }
+
+    /// Grids from averaged and raw weights, one column per class.
+    fn sample_grids(&self, t: &Trainer<'_>, step: u64) -> Result<()> {
+        let options = SampleOptions { steps: 20, count: COLUMNS * ROWS, ..SampleOptions::default() };
+        for (name, params) in [("ema", &t.ema), ("raw", &t.raw)] {
+            let network = pipeline::Network { unet: &t.unet, params, scheduler: &t.scheduler };
+            let samples = pipeline::sample_network(&network, t.dataset.shape(), &options, &mut |_, _| {})?;
+            let [h, w, c] = t.dataset.shape();
+            let shape = [options.count, h, w, c];
+            let sheet = image::grid(samples.x0.host()?, shape, COLUMNS, image::auto_scale(h, w), 2)?;
+            image::write_png(self.folder.path(&format!("samples/step_{step:06}_{name}.png")), &sheet)?;
+        }
+        Ok(())
+    }
+
+    /// Draws `loss.png` from the whole log, so that a resumed run shows all its steps.
+    pub(super) fn plot(&mut self) -> Result<()> {
+        self.metrics.flush()?;
+        let path = self.folder.path("metrics.jsonl");
+        let raw: Vec<(f64, f64)> = read_column(&path, "loss")?.iter().map(|(s, v)| (*s as f64, *v)).collect();
+        if raw.is_empty() {
+            return Ok(());
+        }
+        let validation: Vec<(f64, f64)> =
+            read_column(&path, "val_loss")?.iter().map(|(s, v)| (*s as f64, *v)).collect();
+        let mut series = vec![
+            Series { name: String::new(), points: raw.clone(), faint: true },
+            Series { name: "training".into(), points: smoothed(&raw), faint: false },
+        ];
+        if !validation.is_empty() {
+            series.push(Series { name: "held out (averaged weights)".into(), points: validation, faint: false });
+        }
+        plot_lines(self.folder.path("loss.png"), "Denoising loss", "step", "mean squared error", &series, true)
+    }
+}
+
+fn validation_loss(t: &Trainer<'_>) -> Result<f64> {
+    let options = LossOptions { images: VALIDATION_IMAGES, ..LossOptions::default() };
+    Ok(denoising_loss(&t.unet, &t.ema, &t.scheduler, t.dataset, &options)?.mean)
+}
+
+/// Running mean over a fiftieth of the points.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let width = (points.len() / 50).max(1);
+    let mut sum = 0.0;
+    let mut out = Vec::with_capacity(points.len());
+    for (i, (x, y)) in points.iter().enumerate() {
+        sum += y;
+        if i >= width {
+            sum -= points[i - width].1;
+        }
+        out.push((*x, sum / (i + 1).min(width) as f64));
+    }
+    out
+}
