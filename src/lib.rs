@@ -19,8 +19,8 @@ pub mod sampler;
 pub mod simd;
 pub mod tape;
 pub mod tensor;
-pub mod train;
 #[doc(hidden)]
 pub mod testing;
+pub mod train;
 
 pub use error::{Error, Result};

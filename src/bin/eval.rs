@@ -12,10 +12,13 @@ use tweedie::{Error, Result, cli};
 
 /// Measure a model, or run its network once on given input.
 #[derive(Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   eval --model runs/digits --metric loss
   eval --model runs/digits --metric loss --weights raw --count 100 --json
-  eval --model runs/digits --forward in.safetensors --out out.safetensors")]
+  eval --model runs/digits --forward in.safetensors --out out.safetensors"
+)]
 struct Args {
     /// Model folder, as train or diffusers writes it
     #[arg(long)]
@@ -53,7 +56,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(&Args::parse()))
+    let args = Args::parse();
+    cli::exit(cli::with_threads(args.threads, || run(&args)))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -62,7 +66,6 @@ fn run(args: &Args) -> Result<()> {
         return Err(unknown_name("metric", name, &["loss"]));
     }
     let weights = cli::weights_flag(&args.weights)?;
-    cli::set_threads(args.threads)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?;
     match (&args.forward, &args.out) {
         (Some(input), Some(output)) => forward(&pipeline, input, output),
@@ -84,7 +87,9 @@ fn measure(args: &Args, pipeline: &Pipeline) -> Result<()> {
     let data = Dataset::load(&spec, own.map_or(0, |o| o.split_seed))?;
     if data.shape() != pipeline.image_shape() {
         let (d, m) = (data.shape(), pipeline.image_shape());
-        return Err(Error::Usage(format!("--data {spec}: images of {d:?}, the model wants {m:?} (height, width, channels)")));
+        return Err(Error::Usage(format!(
+            "--data {spec}: images of {d:?}, the model wants {m:?} (height, width, channels)"
+        )));
     }
     let options = LossOptions { images: args.count.unwrap_or(usize::MAX), seed: args.seed, ..LossOptions::default() };
     let loss = denoising_loss(pipeline.unet(), pipeline.params(), pipeline.scheduler(), &data, &options)?;

@@ -11,10 +11,13 @@ use tweedie::{Error, Result};
 
 /// Draw samples from a model folder as a picture, an animation or tensors.
 #[derive(Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   sample --model runs/digits --class 3 --count 64 --out threes.png
   sample --model runs/digits --sampler ddim --steps 25 --out digits.gif
-  sample --model runs/digits --sampler ddpm --steps 1000 --count 1000 --out x.safetensors --json")]
+  sample --model runs/digits --sampler ddpm --steps 1000 --count 1000 --out x.safetensors --json"
+)]
 struct Args {
     /// Model folder, as train or diffusers writes it
     #[arg(long)]
@@ -73,7 +76,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(&Args::parse()))
+    let args = Args::parse();
+    cli::exit(cli::with_threads(args.threads, || run(&args)))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -86,7 +90,6 @@ fn run(args: &Args) -> Result<()> {
     let sampler = SamplerKind::from_name(&args.sampler)?;
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;
-    cli::set_threads(args.threads)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?;
     let all = pipeline.scheduler().num_train_timesteps;
     let steps = args.steps.unwrap_or(if sampler == SamplerKind::Ddpm { all } else { all.min(50) });

@@ -12,11 +12,14 @@ use tweedie::{Error, Result, cli};
 
 /// Train a diffusion model. Without arguments: a class-conditional model of handwritten digits, in about a minute.
 #[derive(Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   train
   train --data /usr/share/dataset-fashion-mnist --preset small --out runs/fashion --steps 5000
   train --out runs/digits --resume --steps 4000
-  train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1")]
+  train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1"
+)]
 struct Args {
     /// Data set: digits, or a folder or file of IDX images
     #[arg(long)]
@@ -114,12 +117,12 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(&Args::parse()))
+    let args = Args::parse();
+    cli::exit(cli::with_threads(args.threads, || run(&args)))
 }
 
 fn run(args: &Args) -> Result<()> {
     cli::check_machine(&args.device, &args.precision)?;
-    cli::set_threads(args.threads)?;
     let (out, config) = args.settings()?;
     let options = RunOptions { out, resume: args.resume, overwrite: args.overwrite };
     let stop = Arc::new(AtomicBool::new(false));
@@ -133,7 +136,13 @@ fn run(args: &Args) -> Result<()> {
     })
     .map_err(|e| Error::Usage(format!("Ctrl-C cannot be caught: {e}")))?;
 
-    eprintln!("training {} ({} steps of {} images) into {}", config.data, config.steps, config.batch, options.out.display());
+    eprintln!(
+        "training {} ({} steps of {} images) into {}",
+        config.data,
+        config.steps,
+        config.batch,
+        options.out.display()
+    );
     let bar = cli::progress_bar(config.steps);
     let mut smooth = None;
     let outcome = train(&config, &options, &stop, |report, _| {

@@ -27,13 +27,15 @@ pub fn exit(result: Result<()>) -> ExitCode {
     }
 }
 
-/// Sets the number of threads; 0 means all cores. Results do not depend on it.
+/// Runs `body` on a pool of `threads` threads; 0 means all cores. Results do not depend on their number.
+///
+/// The body runs on a thread of the pool itself: entering a parallel region from outside costs two context switches.
 ///
 /// # Errors
-/// [`Error::Usage`] if the threads cannot be made.
-pub fn set_threads(threads: usize) -> Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))
+/// [`Error::Usage`] if the threads cannot be made; those of `body`.
+pub fn with_threads(threads: usize, body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))?.install(body)
 }
 
 /// Checks `--device` and `--precision`.
@@ -67,9 +69,10 @@ pub fn class_flag(text: Option<&str>) -> Result<Class> {
     match text {
         None => Ok(Class::Cycle),
         Some("none") => Ok(Class::Null),
-        Some(text) => text.parse().map(Class::Index).map_err(|_| {
-            Error::Usage(format!("--class {text}: expected a number from 0, or none for the null class"))
-        }),
+        Some(text) => text
+            .parse()
+            .map(Class::Index)
+            .map_err(|_| Error::Usage(format!("--class {text}: expected a number from 0, or none for the null class"))),
     }
 }
 

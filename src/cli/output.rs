@@ -31,7 +31,10 @@ impl OutputKind {
         let shown = path.display();
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|f| !f.is_dir()) {
-            return Err(Error::Usage(format!("{flag} {shown}: the folder {} does not exist; make it first", folder.display())));
+            return Err(Error::Usage(format!(
+                "{flag} {shown}: the folder {} does not exist; make it first",
+                folder.display()
+            )));
         }
         match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
             Some("png") => Ok(OutputKind::Png),
@@ -61,10 +64,8 @@ pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples) -> Result
         OutputKind::Safetensors => {
             let shape = samples.x0.shape();
             let labels: Vec<i64> = samples.class_labels.iter().flatten().map(|l| i64::from(*l)).collect();
-            let mut entries = vec![
-                Entry::f32s("x0", samples.x0.host()?, &shape),
-                Entry::f32s("x_T", samples.x_t.host()?, &shape),
-            ];
+            let mut entries =
+                vec![Entry::f32s("x0", samples.x0.host()?, &shape), Entry::f32s("x_T", samples.x_t.host()?, &shape)];
             if samples.class_labels.is_some() {
                 entries.push(Entry::i64s("class_labels", &labels));
             }
@@ -79,9 +80,7 @@ pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples) -> Result
 /// [`Error::Usage`] for a picture file; [`Error::Io`] if the file cannot be written.
 pub fn write_trajectory(path: &Path, kind: OutputKind, samples: &Samples) -> Result<()> {
     match kind {
-        OutputKind::Png => {
-            Err(Error::Usage(format!("--trajectory {}: expected .safetensors or .gif", path.display())))
-        }
+        OutputKind::Png => Err(Error::Usage(format!("--trajectory {}: expected .safetensors or .gif", path.display()))),
         OutputKind::Gif => write_frames(path, &samples.states),
         OutputKind::Safetensors => {
             let shape = samples.x0.shape();

@@ -67,7 +67,8 @@ pub fn denoising_loss(
     let [h, w, c] = data.shape();
     let is_conditional = unet.config().class_embed != ClassEmbed::None;
     // One entry per (image, draw), in that order.
-    let pairs: Vec<(usize, usize)> = (0..images * options.draws).map(|k| (k / options.draws, k % options.draws)).collect();
+    let pairs: Vec<(usize, usize)> =
+        (0..images * options.draws).map(|k| (k / options.draws, k % options.draws)).collect();
     let mut per_image = vec![0.0_f64; images];
     for chunk in pairs.chunks(options.batch) {
         let n = chunk.len();

@@ -124,7 +124,8 @@ impl Pipeline {
             && own.p_uncond == 0.0
         {
             return Err(Error::Usage(
-                "--class none: the model was trained without label drops (p_uncond = 0), its null class is untrained".into(),
+                "--class none: the model was trained without label drops (p_uncond = 0), its null class is untrained"
+                    .into(),
             ));
         }
         Ok(())

@@ -173,7 +173,9 @@ pub fn sample_network(
         }
     }
     if !x0.is_finite()? {
-        return Err(Error::NonFinite("sample: the result holds numbers that are not finite; are the weights sound?".into()));
+        return Err(Error::NonFinite(
+            "sample: the result holds numbers that are not finite; are the weights sound?".into(),
+        ));
     }
     Ok(Samples { x0, x_t, class_labels: labels, states, x0_hats, nfe, seconds })
 }
@@ -184,11 +186,15 @@ fn class_labels(unet: &UNet, options: &SampleOptions) -> Result<Option<Vec<u32>>
         ClassEmbed::None => {
             return match options.class {
                 Class::Cycle | Class::Null => Ok(None),
-                Class::Index(k) => Err(Error::Usage(format!("--class {k}: the model has no classes; leave --class out"))),
+                Class::Index(k) => {
+                    Err(Error::Usage(format!("--class {k}: the model has no classes; leave --class out")))
+                }
             };
         }
         ClassEmbed::Timestep | ClassEmbed::Identity => {
-            return Err(Error::Usage("sample: models with class_embed_type cannot be sampled here; use eval --forward".into()));
+            return Err(Error::Usage(
+                "sample: models with class_embed_type cannot be sampled here; use eval --forward".into(),
+            ));
         }
     };
     // The last row is the null class.
@@ -197,9 +203,10 @@ fn class_labels(unet: &UNet, options: &SampleOptions) -> Result<Option<Vec<u32>>
         Class::Cycle => Ok((i % classes.max(1)) as u32),
         Class::Null => Ok(classes as u32),
         Class::Index(k) if k < classes => Ok(k as u32),
-        Class::Index(k) => {
-            Err(Error::Usage(format!("--class {k}: the model has classes 0 to {}, or none for the null class", classes - 1)))
-        }
+        Class::Index(k) => Err(Error::Usage(format!(
+            "--class {k}: the model has classes 0 to {}, or none for the null class",
+            classes - 1
+        ))),
     };
     (0..options.count).map(label).collect::<Result<Vec<_>>>().map(Some)
 }
@@ -224,7 +231,10 @@ fn check_noise(options: &SampleOptions, shape: crate::tensor::Shape) -> Result<(
     let Some(list) = &options.noise else { return Ok(()) };
     if list.len() < options.steps {
         let (got, want) = (list.len(), options.steps);
-        return Err(Error::Usage(format!("--noise: {want} steps want z_0000 to z_{:04}, the file has {got}", want - 1)));
+        return Err(Error::Usage(format!(
+            "--noise: {want} steps want z_0000 to z_{:04}, the file has {got}",
+            want - 1
+        )));
     }
     match list.iter().position(|z| z.shape() != shape) {
         None => Ok(()),

@@ -31,7 +31,9 @@ fn read_header(file: &TensorFile) -> Result<Header> {
         serde_json::from_str(text).map_err(|e| Error::Model(format!("{path}: its header is malformed: {e}")))?;
     if header.format_version > FORMAT_VERSION {
         let version = header.format_version;
-        return Err(Error::Model(format!("{path}: format version {version} is newer than {FORMAT_VERSION}; use a newer tweedie")));
+        return Err(Error::Model(format!(
+            "{path}: format version {version} is newer than {FORMAT_VERSION}; use a newer tweedie"
+        )));
     }
     Ok(header)
 }
@@ -58,7 +60,9 @@ pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Resul
         split_seed: t.config.seed,
         requires_tweedie: odd.then(|| {
             let [h, w, _] = shape;
-            format!("{h}x{w} images do not divide by {divisor}: diffusers cannot join the skips, tweedie resizes to them")
+            format!(
+                "{h}x{w} images do not divide by {divisor}: diffusers cannot join the skips, tweedie resizes to them"
+            )
         }),
     };
     folder.write_descriptions(t.unet.config(), &t.scheduler, &own)
@@ -88,7 +92,9 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     let path = folder.checkpoint();
     if !path.exists() {
         let (root, path) = (folder.root().display(), path.display());
-        return Err(Error::Usage(format!("--resume: {root} has no checkpoint ({path} is missing); train without --resume")));
+        return Err(Error::Usage(format!(
+            "--resume: {root} has no checkpoint ({path} is missing); train without --resume"
+        )));
     }
     let file = TensorFile::open(&path)?;
     let header = read_header(&file)?;

@@ -240,7 +240,11 @@ mod tests {
         trainer.raw.tensors_mut()[index].host_mut::<f32>().unwrap()[0] = f32::NAN;
         let before: Vec<Vec<f32>> = trainer.ema.tensors().iter().map(|t| t.to_vec().unwrap()).collect();
         let error = trainer.train_step().unwrap_err().to_string();
-        assert!(error.starts_with("step 1: loss is NaN; first non-finite value came from linear at mid_block.attentions.0;"), "{error}");
+        assert!(
+            error
+                .starts_with("step 1: loss is NaN; first non-finite value came from linear at mid_block.attentions.0;"),
+            "{error}"
+        );
         assert!(error.contains("last finite loss"), "{error}");
         let after: Vec<Vec<f32>> = trainer.ema.tensors().iter().map(|t| t.to_vec().unwrap()).collect();
         assert!(before == after && trainer.step() == 1);
