@@ -239,7 +239,7 @@ fn ln_unit(u: f32) -> f32 {
     let e = exponent as f32;
     // ln 2 in two parts, so that e·ln 2 loses no bits.
     let low = e.mul_add(-2.121_944_4e-4, (p * x).mul_add(z, -0.5 * z));
-    e.mul_add((355.0 / 512.0), x + low)
+    e.mul_add(355.0 / 512.0, x + low)
 }
 
 /// Sine and cosine of 2π·b/2^32.

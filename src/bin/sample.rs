@@ -22,10 +22,10 @@ struct Args {
     /// Model folder, as train or diffusers writes it
     #[arg(long)]
     model: PathBuf,
-    /// ddim or ddpm
-    #[arg(long, default_value = "ddim")]
+    /// ddpm (ancestral) or ddim
+    #[arg(long, default_value = "ddpm")]
     sampler: String,
-    /// Network evaluations, 1 to the model's number of times [default: 50, ddpm: all]
+    /// Network evaluations, 1 to the model's number of times [default: 50]
     #[arg(long)]
     steps: Option<usize>,
     /// DDIM's share of fresh noise: 0 deterministic, 1 as DDPM
@@ -92,7 +92,7 @@ fn run(args: &Args) -> Result<()> {
     let weights = cli::weights_flag(&args.weights)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?;
     let all = pipeline.scheduler().num_train_timesteps;
-    let steps = args.steps.unwrap_or(if sampler == SamplerKind::Ddpm { all } else { all.min(50) });
+    let steps = args.steps.unwrap_or(all.min(50));
     let options = SampleOptions {
         sampler,
         steps,

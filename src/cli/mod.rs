@@ -32,8 +32,12 @@ pub fn exit(result: Result<()>) -> ExitCode {
 /// The body runs on a thread of the pool itself: entering a parallel region from outside costs two context switches.
 ///
 /// # Errors
-/// [`Error::Usage`] if the threads cannot be made; those of `body`.
+/// [`Error::Usage`] for more than 256 threads or if they cannot be made; those of `body`.
 pub fn with_threads(threads: usize, body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    const MOST: usize = 256;
+    if threads > MOST {
+        return Err(Error::Usage(format!("--threads {threads}: expected 0 (all cores) to {MOST}")));
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))?.install(body)
 }

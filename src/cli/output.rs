@@ -99,7 +99,7 @@ fn write_frames(path: &Path, states: &[Tensor]) -> Result<()> {
     let stride = states.len().div_ceil(FRAMES).max(1);
     // Counted from the end, so that the finished image is a frame.
     let last = states.len().saturating_sub(1);
-    let chosen = states.iter().enumerate().filter(|(i, _)| (last - i) % stride == 0);
+    let chosen = states.iter().enumerate().filter(|(i, _)| (last - i).is_multiple_of(stride));
     let frames: Vec<Picture> = chosen.map(|(_, x)| sheet(x)).collect::<Result<_>>()?;
     write_gif(path, &frames, 6)
 }

@@ -1,9 +1,13 @@
-//! IDX, the format of MNIST and its successors: a big-endian magic `0 0 8 ndim` (8 means unsigned bytes), `ndim` sizes of four
-//! bytes, then the values, last index fastest. A gzipped file is recognised by its content, not by its name.
+//! IDX, the format of MNIST and its successors: a big-endian magic `0 0 8 ndim` (8 means unsigned bytes), `ndim`
+//! sizes of four bytes, then the values, last index fastest. A gzipped file is recognised by its content, not by
+//! its name.
 //!
 //! Images have three dimensions (grey, `[n, h, w]`) or four (`[n, h, w, c]`), labels one. A folder is searched for
-//! `*images*` and `*labels*`; files with `t10k` or `test` in their names are the held-out part, and without them a seeded tenth is
-//! held out. The path of one file of images takes the labels beside it.
+//! `*images*` and `*labels*`; files with `t10k` or `test` in their names are the held-out part, and without them a
+//! seeded tenth is held out. The path of one file of images takes the labels beside it.
+//!
+//! Pixel 255 becomes +1; where no pixel passes 127 the greatest does, so that images of 2 or 16 levels are not all
+//! but black.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,7 +19,7 @@ use crate::io::Bytes;
 use crate::{Error, Result};
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// An IDX header says how many values follow; no more than this many bytes are believed.
+/// Labels have one, colour images four.
 const MAX_DIMENSIONS: usize = 4;
 
 /// One IDX file of unsigned bytes, checked.
@@ -33,8 +37,8 @@ impl IdxFile {
     /// Opens a file; a large one that is not compressed is mapped, not read.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read; [`Error::Data`] if it is not an IDX file of unsigned bytes with one to four
-    /// dimensions, or is cut short, or goes on after its last value.
+    /// [`Error::Io`] if it cannot be read; [`Error::Data`] if it is not an IDX file of unsigned bytes with one to
+    /// four dimensions, or is cut short, or goes on after its last value.
     pub fn open(path: impl AsRef<Path>) -> Result<IdxFile> {
         let path = path.as_ref();
         IdxFile::parse(&path.display().to_string(), Bytes::open(path)?)
@@ -58,8 +62,8 @@ impl IdxFile {
         }
         if have > values {
             return Err(Error::Data(format!(
-                "{name}: expected {values} values of {dims:?} after the header, got {} bytes more; the file is damaged or \
-                 its sizes are wrong",
+                "{name}: expected {values} values of {dims:?} after the header, got {} bytes more; the file is \
+                 damaged or its sizes are wrong",
                 have - values
             )));
         }
@@ -121,15 +125,16 @@ fn dimensions(name: &str, content: &[u8]) -> Result<usize> {
     match *content {
         [0, 0, 8, ndim, ..] if (1..=MAX_DIMENSIONS).contains(&usize::from(ndim)) => Ok(ndim.into()),
         [a, b, c, d, ..] => Err(Error::Data(format!(
-            "{name}: expected an IDX file of unsigned bytes (first bytes 00 00 08 01 to 00 00 08 04), got {a:02x} {b:02x} \
-             {c:02x} {d:02x}"
+            "{name}: expected an IDX file of unsigned bytes (first bytes 00 00 08 01 to 00 00 08 04), got {a:02x} \
+             {b:02x} {c:02x} {d:02x}"
         ))),
         _ => Err(cut_short(name, 4, content.len())),
     }
 }
 
 fn value_count(name: &str, dims: &[usize]) -> Result<usize> {
-    let count = dims.iter().try_fold(1usize, |count, size| count.checked_mul(*size)).filter(|c| *c < 1 << 48);
+    let count =
+        dims.iter().try_fold(1usize, |count, size| count.checked_mul(*size)).filter(|c| *c < isize::MAX as usize);
     count.ok_or_else(|| Error::Data(format!("{name}: sizes {dims:?} are beyond any file; the header is damaged")))
 }
 

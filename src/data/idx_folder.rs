@@ -118,7 +118,8 @@ fn find_pair(folder: &Path, files: &[PathBuf]) -> Result<Option<Pair>> {
     Ok(Some(Pair { images, labels: one("labels")? }))
 }
 
-/// The file of images with the labels whose name it implies: `train-images-idx3-ubyte.gz` → `train-labels-idx1-ubyte`, gzipped or not.
+/// The file of images with the labels whose name it implies: `train-images-idx3-ubyte.gz` →
+/// `train-labels-idx1-ubyte`, gzipped or not.
 fn beside(images: &Path) -> Pair {
     let name = images.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let labels = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1");

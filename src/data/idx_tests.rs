@@ -114,6 +114,8 @@ fn damaged_files_are_refused_by_name() {
         ("floats", floats, "got 00 00 0d 03"),
         ("text", b"hello".to_vec(), "expected an IDX file of unsigned bytes"),
         ("huge", huge.clone(), "beyond any file"),
+        // Fits a 64-bit size, but the header's length added to it would not.
+        ("vast", idx(&[1 << 31, u32::MAX, 2], &[]), "beyond any file"),
         ("packed cut", packed[..packed.len() - 12].to_vec(), "gzip data is damaged"),
         ("packed trailing", gzip(&trailing), "got 1 bytes more"),
         ("packed short", gzip(&good[..20]), "expected 28 bytes, got 20"),

@@ -1,5 +1,5 @@
-//! Training batches in an order that is a pure function of the seed and the position, so that a run resumes at any step
-//! without a saved state.
+//! Training batches in an order that is a pure function of the seed and the position, so that a run resumes at any
+//! step without a saved state.
 
 use super::Dataset;
 use crate::rng::{Address, Purpose, permutation};
@@ -8,8 +8,8 @@ use crate::{Error, Result};
 /// Cuts the shuffled training images into batches.
 ///
 /// Place `p = step·batch + i` lies in epoch `p / n`, `n` being the number of training images, and holds the image
-/// `train[order_epoch[p mod n]]`, where `order_epoch` is the permutation of [`Purpose::Shuffle`] at step `epoch`. A batch may straddle two
-/// epochs: none is cut short, and every epoch holds every image once.
+/// `train[order_epoch[p mod n]]`, where `order_epoch` is the permutation of [`Purpose::Shuffle`] at step `epoch`. A
+/// batch may straddle two epochs: none is cut short, and every epoch holds every image once.
 ///
 /// # Example
 /// ```

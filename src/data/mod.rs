@@ -4,18 +4,25 @@ pub mod idx;
 pub mod loader;
 
 mod digits;
+mod fingerprint;
 mod idx_folder;
+mod split;
 
 pub use loader::Loader;
 
 use std::path::Path;
 
+use fingerprint::Fnv;
+use split::Split;
+
 use crate::error::unknown_name;
 use crate::io::Bytes;
 use crate::{Error, Result};
 
+type Load = fn() -> Result<Dataset>;
+
 /// The embedded data sets by name.
-const EMBEDDED: &[(&str, fn() -> Result<Dataset>)] = &[("digits", digits::load)];
+const EMBEDDED: &[(&str, Load)] = &[("digits", digits::load)];
 
 /// Consecutive images in one piece of memory.
 #[derive(Debug)]
@@ -109,7 +116,8 @@ impl Dataset {
         Dataset::new(name, vec![part], [h, w, c], labels, Some(max_value), Split::Last(held_out))
     }
 
-    /// Joins the parts, checks all that the accessors rely on, and splits. `max_value` of `None` is found by [`find_max_value`].
+    /// Joins the parts, checks all that the accessors rely on, and splits. `max_value` of `None` is found by
+    /// [`find_max_value`].
     fn new(
         name: &str,
         parts: Vec<Part>,
@@ -245,8 +253,8 @@ impl Dataset {
         }
     }
 
-    /// 16 hexadecimal digits that change with the shape, the number of images, a pixel, `max_value` or a label, so that
-    /// resuming on other data can be refused. Not for security. Reads everything: about 10 ms for 50 MB.
+    /// 16 hexadecimal digits that change with the shape, the number of images, a pixel, `max_value` or a label, so
+    /// that resuming on other data can be refused. Not for security. Reads everything: about 10 ms for 50 MB.
     pub fn fingerprint(&self) -> String {
         let mut hash = Fnv::new();
         for number in [self.count, self.height, self.width, self.channels, self.max_value as usize] {
@@ -258,34 +266,7 @@ impl Dataset {
         for label in &self.labels {
             hash.word(u64::from(*label));
         }
-        format!("{:016x}", hash.0)
-    }
-}
-
-/// Which images are held out.
-enum Split {
-    /// The last ones, this many.
-    Last(usize),
-    /// A tenth by this seed, and at least one if there are two images or more.
-    Seeded(u64),
-}
-
-impl Split {
-    /// Training and held-out indices, each in rising order.
-    fn indices(self, count: usize) -> (Vec<u32>, Vec<u32>) {
-        let mut order: Vec<u32> = (0..count as u32).collect();
-        let held_out = match self {
-            Split::Last(held_out) => held_out.min(count),
-            Split::Seeded(seed) => {
-                use crate::rng::{Address, Purpose, permutation};
-                permutation(Address::new(seed, Purpose::Split), &mut order);
-                (count / 10).max(usize::from(count > 1))
-            }
-        };
-        let mut held_out = order.split_off(count - held_out);
-        order.sort_unstable();
-        held_out.sort_unstable();
-        (order, held_out)
+        hash.text()
     }
 }
 
@@ -304,30 +285,6 @@ fn find_max_value(chunk_maxima: impl Iterator<Item = u8>) -> u32 {
         greatest = greatest.max(maximum);
     }
     if greatest == 0 { 255 } else { u32::from(greatest) }
-}
-
-/// FNV-1a on 64-bit words, with a fold after each: the multiplication alone carries no bit downwards.
-struct Fnv(u64);
-
-impl Fnv {
-    fn new() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325) // Fowler, Noll & Vo: offset basis of 64 bits
-    }
-
-    fn word(&mut self, word: u64) {
-        let mixed = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3); // and their prime
-        self.0 = mixed ^ (mixed >> 32);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.word(u64::from_le_bytes(*word));
-        }
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.word(u64::from_le_bytes(last));
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! its class, else a larger one of at most 1.25 times the size, else new memory. Every buffer is 64-byte
 //! aligned and has [`SLACK`] readable bytes behind its end, so that vector code may read (never write) past a row.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -121,19 +121,6 @@ impl Drop for HostBuffer {
         let mut pool = pool();
         pool.stats.live -= self.class;
         pool.free.entry(self.class).or_default().push(self.ptr.as_ptr() as usize);
-    }
-}
-
-/// Gives all free memory back to the system.
-pub fn trim() {
-    let mut pool = pool();
-    let free = std::mem::take(&mut pool.free);
-    for (class, list) in free {
-        pool.stats.held -= class * list.len();
-        for address in list {
-            // SAFETY: the address came from `alloc_zeroed` with this layout and is in no live buffer.
-            unsafe { dealloc(address as *mut u8, layout(class)) };
-        }
     }
 }
 

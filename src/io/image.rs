@@ -33,8 +33,8 @@ impl Picture {
         let Picture { width, height, channels, pixels } = self;
         if ![1, 3, 4].contains(channels) || pixels.len() != width * height * channels {
             return Err(Error::Shape(format!(
-                "picture {width}x{height} with {channels} channels: expected 1, 3 or 4 channels and width·height·channels \
-                 bytes, got {} bytes",
+                "picture {width}x{height} with {channels} channels: expected 1, 3 or 4 channels and \
+                 width·height·channels bytes, got {} bytes",
                 pixels.len()
             )));
         }
@@ -70,7 +70,8 @@ pub fn auto_scale(h: usize, w: usize) -> usize {
 /// Tiles `n` images into one sheet, row by row, with `gap` pixels around each.
 ///
 /// * `x0` — `[n, h, w, c]`, values in [-1, 1]; values outside are clamped
-/// * `shape` — `[n, h, w, c]`. `c` = 1 is grey, 2 grey and opacity, 3 RGB, 4 RGBA; of more channels the first is shown as grey
+/// * `shape` — `[n, h, w, c]`. `c` = 1 is grey, 2 grey and opacity, 3 RGB, 4 RGBA; of more channels the first is
+///   shown as grey
 /// * `columns` — images in a row, at least 1; see [`auto_columns`]
 /// * `scale` — each pixel becomes a square of `scale` pixels, at least 1; see [`auto_scale`]
 ///
@@ -183,8 +184,8 @@ pub fn write_png(path: impl AsRef<Path>, picture: &Picture) -> Result<()> {
 /// * `delay_centiseconds` — how long a frame stays; browsers slow anything below 2 down to 10
 ///
 /// # Errors
-/// [`Error::Shape`] if there is no frame, frames differ in size, or a side exceeds 65535; [`Error::Io`] if the file cannot be
-/// written.
+/// [`Error::Shape`] if there is no frame, frames differ in size, or a side exceeds 65535; [`Error::Io`] if the file
+/// cannot be written.
 pub fn write_gif(path: impl AsRef<Path>, frames: &[Picture], delay_centiseconds: u16) -> Result<()> {
     let path = path.as_ref();
     let Some(first) = frames.first() else {

@@ -14,7 +14,8 @@ use crate::{Error, Result};
 /// Lines reach the file at least this often while lines come in, so that `tail -f` is useful.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
-/// An open `metrics.jsonl`. Lines are buffered; they reach the file every second, on [`MetricsLog::flush`] and on drop.
+/// An open `metrics.jsonl`. Lines are buffered; they reach the file every second, on [`MetricsLog::flush`] and on
+/// drop.
 #[derive(Debug)]
 pub struct MetricsLog {
     path: PathBuf,
@@ -27,12 +28,13 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Opens the log for appending; makes the file if there is none.
     ///
-    /// A last line torn by a crash is dropped. `keep_below_step` = `Some(k)` also drops every line whose `step` is `k` or
-    /// more: a run that resumes after `k` steps logs those again, and `Some(0)` begins afresh. Lines without a
-    /// `step` stay. The old file is replaced atomically.
+    /// A last line torn by a crash is dropped. `keep_below_step` = `Some(k)` also drops every line whose `step` is
+    /// `k` or more: a run that resumes after `k` steps logs those again, and `Some(0)` begins afresh. Lines without
+    /// a `step` stay. The old file is replaced atomically.
     ///
     /// # Errors
-    /// [`Error::Data`] if a line other than the last is not a JSON object; [`Error::Io`] if the file cannot be read or written.
+    /// [`Error::Data`] if a line other than the last is not a JSON object; [`Error::Io`] if the file cannot be read
+    /// or written.
     pub fn open(path: impl AsRef<Path>, keep_below_step: Option<u64>) -> Result<MetricsLog> {
         let path = path.as_ref().to_path_buf();
         if path.exists() {
@@ -76,12 +78,12 @@ impl MetricsLog {
 
 /// Reads one column as `(step, value)`, in the file's order.
 ///
-/// Lines without a `step` or without the column are skipped, `null` is NaN (a loss that was not finite), and a torn last
-/// line is ignored, so that a running training may be read.
+/// Lines without a `step` or without the column are skipped, `null` is NaN (a loss that was not finite), and a torn
+/// last line is ignored, so that a running training may be read.
 ///
 /// # Errors
-/// [`Error::Data`] if a line other than the last is not a JSON object, or the column holds something other than numbers;
-/// [`Error::Io`] if the file cannot be read.
+/// [`Error::Data`] if a line other than the last is not a JSON object, or the column holds something other than
+/// numbers; [`Error::Io`] if the file cannot be read.
 pub fn read_column(path: impl AsRef<Path>, column: &str) -> Result<Vec<(u64, f64)>> {
     let path = path.as_ref();
     let mut points = Vec::new();
@@ -134,8 +136,8 @@ fn parse<'a, T: Deserialize<'a>>(path: &Path, number: usize, line: &'a [u8]) -> 
     })
 }
 
-/// Calls `each` with the number (from 1) and the text of every line that holds something. A last line without its newline counts
-/// only if it is a whole object: an object cut short never parses.
+/// Calls `each` with the number (from 1) and the text of every line that holds something. A last line without its
+/// newline counts only if it is a whole object: an object cut short never parses.
 fn for_each_line(path: &Path, mut each: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
     let mut reader = BufReader::new(File::open(path).map_err(Error::io("open", path))?);
     let mut line = Vec::new();

@@ -1,6 +1,7 @@
 //! Line plots as PNG, with an embedded font: no system font, no display.
 //!
-//! The plot is drawn at twice its size and averaged down, because plotters does not smooth lines wider than one pixel.
+//! The plot is drawn at twice its size and averaged down, because plotters does not smooth lines wider than one
+//! pixel.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -35,7 +36,8 @@ const COLOURS: [RGBColor; 6] = [
 pub struct Series {
     /// Its entry in the legend; an empty name has none.
     pub name: String,
-    /// `(x, y)` in drawing order. Points that are not finite are left out, and on a logarithmic axis those with y ≤ 0.
+    /// `(x, y)` in drawing order. Points that are not finite are left out, and on a logarithmic axis those with y ≤
+    /// 0.
     pub points: Vec<(f64, f64)>,
     /// Draws a thin pale line in the colour of the next series that is not faint: the raw values under their mean.
     pub faint: bool,
@@ -55,7 +57,8 @@ pub struct Series {
 /// use tweedie::io::plot::{Series, plot_lines};
 /// let path = std::env::temp_dir().join(format!("tweedie-plot-{}.png", std::process::id()));
 /// let loss = (1..=100).map(|step| (f64::from(step), 1.0 / f64::from(step))).collect();
-/// plot_lines(&path, "training", "step", "loss", &[Series { name: "loss".into(), points: loss, faint: false }], true)?;
+/// plot_lines(&path, "training", "step", "loss", &[Series { name: "loss".into(), points: loss, faint: false }],
+/// true)?;
 /// # std::fs::remove_file(&path).map_err(tweedie::Error::io("remove", &path))
 /// # }
 /// ```
@@ -138,14 +141,19 @@ fn draw(
     for (i, points) in drawn.iter().enumerate() {
         let bold_before = series[..i].iter().filter(|s| !s.faint).count();
         let colour = COLOURS[bold_before % COLOURS.len()];
-        let style = if series[i].faint { colour.mix(0.28).stroke_width(px(1)) } else { colour.stroke_width(px(2)) };
-        let line = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+        let (colour, width) = if series[i].faint { (pale(colour), px(1)) } else { (colour, px(2)) };
+        let style = colour.stroke_width(width);
+        // Segments and round joints: plotters' own polyline draws its sharp corners far out of the plot.
+        let segments = points.windows(2).map(|ends| PathElement::new([ends[0], ends[1]], style));
+        let line = chart.draw_series(segments)?;
         if !series[i].name.is_empty() {
-            let middle = px(1) as i32;
             line.label(&series[i].name).legend(move |(x, y)| {
-                PathElement::new([(x, y + middle), (x + px(22) as i32, y + middle)], style.stroke_width(px(2)))
+                let y = y - px(3) as i32; // the middle of small letters
+                PathElement::new([(x, y), (x + px(22) as i32, y)], colour.stroke_width(px(2)))
             });
         }
+        let radius = if points.len() == 1 { px(3) } else { width / 2 };
+        chart.draw_series(points.iter().map(|at| Circle::new(*at, radius, colour.filled())))?;
     }
     if series.iter().any(|s| !s.name.is_empty()) {
         chart
@@ -160,6 +168,12 @@ fn draw(
     }
     area.present()?;
     Ok(())
+}
+
+/// Opaque, so that lines that cross often do not darken.
+fn pale(colour: RGBColor) -> RGBColor {
+    let mix = |level: u8| (255.0 - 0.32 * (255.0 - f64::from(level))).round() as u8;
+    RGBColor(mix(colour.0), mix(colour.1), mix(colour.2))
 }
 
 /// Each pixel of the file is the mean of its `OVERSAMPLING²` drawn ones.
@@ -214,8 +228,23 @@ mod tests {
         assert!(count(&pixels, COLOURS[0]) > 700, "first bold line");
         assert!(count(&pixels, COLOURS[1]) > 700, "second bold line");
         assert_eq!(count(&pixels, COLOURS[2]), 0, "the faint line takes no colour of its own");
-        let faint = pixels.chunks_exact(3).filter(|p| p[2] > 225 && p[0] < p[2] - 15).count();
-        assert!(faint > 700, "faint line: {faint} pixels");
+        assert!(count(&pixels, pale(COLOURS[0])) > 700, "faint line");
+    }
+
+    #[test]
+    fn noisy_lines_stay_inside_the_axes_and_single_points_are_dots() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.png");
+        let zigzag = (0..2000).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        plot_lines(&path, "", "", "", &[Series { points: zigzag, ..Series::default() }], false).unwrap();
+        let pixels = decode(&path);
+        // Top margin, and the labels below the axis: 14 and 48 + 14 rows, one less for the smoothing.
+        for rows in [0..13, HEIGHT - 61..HEIGHT] {
+            let outside = &pixels[rows.start * WIDTH * 3..rows.end * WIDTH * 3];
+            assert_eq!(count(outside, COLOURS[0]), 0, "rows {rows:?}");
+        }
+        plot_lines(&path, "", "", "", &[Series { points: vec![(1.0, 1.0)], ..Series::default() }], false).unwrap();
+        assert!(count(&decode(&path), COLOURS[0]) >= 12, "a dot of radius 3");
     }
 
     #[test]
@@ -247,6 +276,12 @@ mod tests {
         plot_lines(&with, "t", "x", "y", &series(all), true).unwrap();
         plot_lines(&without, "t", "x", "y", &series(good), true).unwrap();
         assert!(std::fs::read(&with).unwrap() == std::fs::read(&without).unwrap(), "the two plots differ");
+        let finite = |points: &[(f64, f64)]| {
+            plot_lines(&with, "t", "x", "y", &series(points.to_vec()), false).unwrap();
+            std::fs::read(&with).unwrap()
+        };
+        let (ends, holed) = ([(0.0, -1.0), (2.0, 1.0)], [(0.0, -1.0), (1.0, f64::INFINITY), (2.0, 1.0)]);
+        assert!(finite(&holed) == finite(&ends), "an infinite point is drawn on a linear axis");
         let text = plot_lines(&with, "t", "x", "y", &series(vec![(0.0, -1.0)]), true).unwrap_err().to_string();
         assert!(text.ends_with("expected a point that is finite with y > 0, got none among 1"), "{text}");
     }

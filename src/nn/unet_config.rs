@@ -278,7 +278,7 @@ impl UNetConfig {
             return bad(format!("norm_num_groups = {groups} does not divide {c} channels of block_out_channels"));
         }
         let deepest = self.block_out_channels[levels - 1];
-        if let Some(g) = self.attn_norm_num_groups.filter(|g| *g == 0 || deepest % g != 0) {
+        if let Some(g) = self.attn_norm_num_groups.filter(|g| *g == 0 || !deepest.is_multiple_of(*g)) {
             return bad(format!("attn_norm_num_groups = {g} does not divide {deepest} channels"));
         }
         // Skips meet the features from below: their joined channels are normalised too.

@@ -38,7 +38,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         return Err(Error::Shape(format!("attention: q, k, v want one shape [n,…,c], got {shape}, {k}, {v}")));
     }
     let c = shape.last_size();
-    if heads == 0 || c % heads != 0 {
+    if heads == 0 || !c.is_multiple_of(heads) {
         return Err(Error::Shape(format!("attention: {c} channels do not divide into {heads} heads")));
     }
     let sizes = Sizes { n: shape[0], t: shape.count() / (shape[0] * c).max(1), heads, d: c / heads };

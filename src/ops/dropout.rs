@@ -82,13 +82,13 @@ mod cpu {
 }
 
 #[doc(hidden)]
-pub mod cases {
+pub(super) mod cases {
     use super::dropout;
     use crate::rng::{Address, Purpose};
     use crate::testing::{Array, Case};
 
     /// Rows: one small, one odd.
-    pub fn table() -> Vec<Case> {
+    pub(crate) fn table() -> Vec<Case> {
         [(1, 4, 0.5), (3, 37, 0.1)]
             .into_iter()
             .map(|(n, row, p)| {

@@ -53,7 +53,7 @@ pub struct SampleOptions {
 impl Default for SampleOptions {
     fn default() -> SampleOptions {
         SampleOptions {
-            sampler: SamplerKind::Ddim,
+            sampler: SamplerKind::Ddpm,
             steps: 50,
             eta: 0.0,
             variance: None,

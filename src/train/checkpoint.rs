@@ -48,7 +48,7 @@ pub(super) fn saved_config(folder: &ModelFolder) -> Result<Option<TrainConfig>> 
 pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     let shape = t.dataset.shape();
     let divisor = 1 << (t.unet.config().block_out_channels.len() - 1);
-    let odd = shape[0] % divisor != 0 || shape[1] % divisor != 0;
+    let odd = !shape[0].is_multiple_of(divisor) || !shape[1].is_multiple_of(divisor);
     let own = TweedieJson {
         format_version: FORMAT_VERSION,
         time_convention: DDPM_INDEX.into(),
@@ -74,7 +74,7 @@ pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     let header = Header {
         format_version: FORMAT_VERSION,
         step: t.step,
-        data_fingerprint: t.dataset.fingerprint(),
+        data_fingerprint: t.fingerprint.clone(),
         unet: t.unet.config().to_json(),
         config: t.config.clone(),
     };
@@ -105,12 +105,10 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
             path.display()
         )));
     }
-    if header.data_fingerprint != t.dataset.fingerprint() {
+    if header.data_fingerprint != t.fingerprint {
         return Err(Error::Usage(format!(
             "--resume: the data \"{}\" is not what the run was trained on (fingerprint {}, now {}); choose another --out",
-            t.config.data,
-            header.data_fingerprint,
-            t.dataset.fingerprint()
+            t.config.data, header.data_fingerprint, t.fingerprint
         )));
     }
     let specs = t.unet.specs();

@@ -72,7 +72,7 @@ impl Reporter {
 
     /// Grids from averaged and raw weights, one column per class.
     fn sample_grids(&self, t: &Trainer<'_>, step: u64) -> Result<()> {
-        let options = SampleOptions { steps: 20, count: COLUMNS * ROWS, ..SampleOptions::default() };
+        let options = SampleOptions { steps: 25, count: COLUMNS * ROWS, ..SampleOptions::default() };
         for (name, params) in [("ema", &t.ema), ("raw", &t.raw)] {
             let network = pipeline::Network { unet: &t.unet, params, scheduler: &t.scheduler };
             let samples = pipeline::sample_network(&network, t.dataset.shape(), &options, &mut |_, _| {})?;
@@ -106,7 +106,7 @@ impl Reporter {
 }
 
 fn validation_loss(t: &Trainer<'_>) -> Result<f64> {
-    let options = LossOptions { images: VALIDATION_IMAGES, ..LossOptions::default() };
+    let options = LossOptions { images: VALIDATION_IMAGES, draws: 2, ..LossOptions::default() };
     Ok(denoising_loss(&t.unet, &t.ema, &t.scheduler, t.dataset, &options)?.mean)
 }
 

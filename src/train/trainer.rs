@@ -47,6 +47,8 @@ pub struct Trainer<'a> {
     pub(super) step: u64,
     pub(super) scheduler: SchedulerConfig,
     pub(super) process: Discrete,
+    /// Of the data set, so that a checkpoint need not read it again.
+    pub(super) fingerprint: String,
     lr_schedule: LrSchedule,
     loader: Loader<'a>,
     grads: Grads,
@@ -93,6 +95,7 @@ impl<'a> Trainer<'a> {
             step: 0,
             scheduler,
             process,
+            fingerprint: dataset.fingerprint(),
             lr_schedule: LrSchedule::from_name(&config.lr_schedule)?,
             loader: Loader::new(dataset, config.seed, config.batch)?,
             grads: Grads::new(),

@@ -17,7 +17,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (6, &["denoiser"]),
     (7, &["loss", "sampler", "discrete"]),
     (8, &["data", "io", "eval"]),
-    (9, &["config", "pipeline", "train", "testing"]),
+    (9, &["config", "pipeline", "train", "cli", "testing"]),
 ];
 
 /// `process` is pure f64: it imports only `error`, and the levels from this one up may import it.
@@ -27,7 +27,7 @@ const PROCESS_FROM: u8 = 6;
 const ALSO: &[(&str, &str)] = &[
     ("rng", "error"),
     ("rng", "simd"), // upwards: the normals are filled by vectorised loops, and `simd` itself imports nothing
-    ("device", "simd"),
+    ("simd", "device"), // packed panels and partial sums come from the pool, tiles run on its threads
     ("optim", "nn"), // an optimiser walks the parameters
     ("data", "io"),
     ("io", "data"),
@@ -35,6 +35,7 @@ const ALSO: &[(&str, &str)] = &[
     ("eval", "io"),
     ("ops", "testing"), // every room registers its oracle and case table there
     ("pipeline", "config"),
+    ("cli", "pipeline"),
     ("train", "config"),
     ("train", "pipeline"),
 ];
