@@ -1,5 +1,8 @@
 //! Measures a model folder, or runs its network once.
 
+// Help texts are read in a terminal: their brackets are shapes, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use clap::Parser;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
 //! Draws samples from a model folder.
 
+// Help texts are read in a terminal: their brackets are shapes, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use clap::Parser;
 use serde_json::json;
 use std::path::PathBuf;

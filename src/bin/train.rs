@@ -1,5 +1,8 @@
 //! Trains a diffusion model and writes its folder.
 
+// Help texts are read in a terminal: their brackets are shapes, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -178,7 +178,7 @@ mod tests {
     fn size_classes_waste_at_most_an_eighth_and_leave_slack() {
         for bytes in (0..100_000).step_by(37).chain([1 << 20, (1 << 30) + 1]) {
             let class = size_class(bytes);
-            assert!(class >= bytes + SLACK && class % 64 == 0, "{bytes} -> {class}");
+            assert!(class >= bytes + SLACK && class.is_multiple_of(64), "{bytes} -> {class}");
             assert!(class <= ((bytes + SLACK) * 9).div_ceil(8).max(512) + 64, "{bytes} -> {class}");
         }
     }

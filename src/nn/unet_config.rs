@@ -37,7 +37,7 @@ pub struct UNetConfig {
     pub out_channels: usize,
     /// Whether the input becomes 2x − 1.
     pub center_input_sample: bool,
-    /// Size of the time embedding; 4·block_out_channels[0] if not said.
+    /// Size of the time embedding; four times the first of `block_out_channels` if not said.
     pub time_embedding_dim: Option<usize>,
     /// Shift of the time frequencies.
     pub freq_shift: f64,

@@ -3,9 +3,17 @@
 use crate::Failure;
 use crate::step::{self, Step};
 
-/// `cargo xtask test [ARGS]...`
+/// `cargo xtask test [ARGS]...`: all tests; without arguments also the ops and the network on the vector levels that this
+/// processor would not choose by itself.
 pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
-    Step::cargo("test --workspace").with(extra).run()
+    Step::cargo("test --workspace").with(extra).run()?;
+    if extra.is_empty() {
+        for level in ["portable", "avx2"] {
+            println!("\n==> TWEEDIE_SIMD={level}");
+            Step::cargo("test --test ops --test diffusers_parity").env("TWEEDIE_SIMD", level).run()?;
+        }
+    }
+    Ok(())
 }
 
 /// `cargo xtask ci`
