@@ -3,7 +3,7 @@
 //! Nothing is recorded outside [`Tape::record`]. A node owns what its backward needs and is dropped as soon as it has
 //! run, so activations are freed while the gradients flow back.
 
-use crate::device::Device;
+use crate::device::{Device, DisjointMut, for_each_block};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Tensor, TensorId};
 use std::cell::{Cell, RefCell};
@@ -213,22 +213,30 @@ impl Grads {
 
 /// `sum + term`, in `sum`'s memory when nobody shares it.
 fn add_into(mut sum: Tensor, term: &Tensor) -> Result<Tensor> {
+    const BLOCK: usize = 16 * 1024;
     if sum.shape() != term.shape() {
         return Err(Error::Shape(format!("gradient sum: {} and {} differ", sum.shape(), term.shape())));
     }
     match (sum.device(), sum.dtype()) {
         (Device::Cpu, Dtype::F32) if sum.is_unique() => {
-            for (s, t) in sum.host_mut::<f32>()?.iter_mut().zip(term.host::<f32>()?) {
-                *s += t;
-            }
+            let (count, term) = (sum.count(), term.host::<f32>()?);
+            let target = DisjointMut::new(sum.host_mut::<f32>()?);
+            for_each_block(count.div_ceil(BLOCK), 4 * BLOCK, |block| {
+                let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
+                target.slice(at, len).iter_mut().zip(&term[at..at + len]).for_each(|(s, t)| *s += t);
+            });
             Ok(sum)
         }
+        // A gradient that two tensors share (both sides of a residual sum) is left as it is.
         (Device::Cpu, Dtype::F32) => {
             let mut out = Tensor::empty(sum.shape(), Dtype::F32, Device::Cpu)?;
-            let (a, b) = (sum.host::<f32>()?, term.host::<f32>()?);
-            for (o, (s, t)) in out.host_mut::<f32>()?.iter_mut().zip(a.iter().zip(b)) {
-                *o = s + t;
-            }
+            let (count, a, b) = (out.count(), sum.host::<f32>()?, term.host::<f32>()?);
+            let target = DisjointMut::new(out.host_mut::<f32>()?);
+            for_each_block(count.div_ceil(BLOCK), 4 * BLOCK, |block| {
+                let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
+                let terms = a[at..at + len].iter().zip(&b[at..at + len]);
+                target.slice(at, len).iter_mut().zip(terms).for_each(|(s, (a, b))| *s = a + b);
+            });
             Ok(out)
         }
         (device, dtype) => Err(Error::Device(format!("gradient sum: no kernel for {dtype:?} on {device}"))),

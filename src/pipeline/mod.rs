@@ -61,7 +61,9 @@ impl Pipeline {
         let (path, prefix) = if from_state { (folder.checkpoint(), "raw.") } else { (folder.weights(), "") };
         if !path.is_file() {
             let (root, path) = (folder.root().display(), path.display());
-            return Err(Error::Model(format!("model \"{root}\": {path} is missing; the model has no weights yet")));
+            return Err(Error::Model(format!(
+                "model \"{root}\": {path} is missing; the model has no weights (only safetensors files are read)"
+            )));
         }
         let params = read_params(&TensorFile::open(path)?, unet.specs(), prefix, false)?;
         let [h, w] = match (&own, config.sample_size) {
