@@ -3,8 +3,9 @@
 //! Not differentiable. The frequencies are rounded to f32 and the phase t·freq is taken in f32, as diffusers' `Timesteps` does, so
 //! that converted models see the numbers they were trained on.
 
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Dtype, Tensor};
 
 /// Features of each time: `dim/2` sines and `dim/2` cosines of `t·10000^(−i/(dim/2 − freq_shift))`.
 ///
@@ -32,7 +33,7 @@ pub fn time_features(t: &[f32], dim: usize, cos_first: bool, freq_shift: f64) ->
             "time features: {dim} features leave no frequencies at freq_shift {freq_shift}"
         )));
     }
-    let mut features = Tensor::from_slice(&vec![0.0_f32; t.len() * dim], [t.len(), dim])?;
+    let mut features = Tensor::zeros([t.len(), dim], Dtype::F32, Device::Cpu)?;
     for (row, t) in features.host_mut::<f32>()?.chunks_exact_mut(dim.max(1)).zip(t) {
         for i in 0..half {
             let exponent = -(10_000.0_f64.ln() as f32) * i as f32 / span as f32;
