@@ -1,0 +1,99 @@
+//! A training step in its steady state asks the system for no memory of a page or more.
+#![allow(clippy::unwrap_used, clippy::panic)] // Helpers are test code too.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tweedie::config::TrainConfig;
+use tweedie::data::Dataset;
+use tweedie::train::Trainer;
+
+/// Smaller allocations are names, shapes and lists of pointers.
+const LARGE: usize = 4096;
+
+static ENABLED: AtomicBool = AtomicBool::new(false);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static FIRST: Mutex<Option<(usize, Backtrace)>> = Mutex::new(None);
+
+thread_local! {
+    /// Whether this thread is inside [`note`], whose own allocations do not count.
+    static NOTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Counts an allocation; the first keeps its size and where it came from.
+fn note(size: usize) {
+    if size < LARGE || !ENABLED.load(Ordering::Relaxed) || NOTING.replace(true) {
+        return;
+    }
+    if COUNT.fetch_add(1, Ordering::Relaxed) == 0 {
+        *FIRST.lock().unwrap() = Some((size, Backtrace::force_capture()));
+    }
+    NOTING.set(false);
+}
+
+/// The system's allocator, watched while [`ENABLED`].
+struct Watched;
+
+// SAFETY: every call is handed on to `System` as it came; `note` neither touches the memory nor unwinds.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: the caller's promises are those of `System`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        note(new_size);
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+// The only test of this file: another one would allocate while this one counts.
+#[test]
+fn training_steps_after_five_make_no_allocation_of_a_page_or_more() {
+    // The counter counts: a test that cannot fail would pass below.
+    ENABLED.store(true, Ordering::Relaxed);
+    drop(std::hint::black_box(vec![1_u8; LARGE]));
+    ENABLED.store(false, Ordering::Relaxed);
+    assert_eq!(COUNT.swap(0, Ordering::Relaxed), 1);
+    FIRST.lock().unwrap().take();
+
+    let dataset = Dataset::load("digits", 0).unwrap();
+    for batch in [16, 64] {
+        for dropout in [0.0, 0.1] {
+            let config = TrainConfig { batch, dropout, ..TrainConfig::preset("digits").unwrap() };
+            let mut trainer = Trainer::new(&config, &dataset).unwrap();
+            for _ in 0..5 {
+                trainer.train_step().unwrap();
+            }
+            ENABLED.store(true, Ordering::Relaxed);
+            let outcome: Result<Vec<_>, _> = (0..5).map(|_| trainer.train_step().map(|report| report.loss)).collect();
+            ENABLED.store(false, Ordering::Relaxed);
+            outcome.unwrap();
+            let count = COUNT.swap(0, Ordering::Relaxed);
+            if let Some((size, place)) = FIRST.lock().unwrap().take() {
+                let place = place.to_string();
+                let frames: Vec<&str> = place.lines().filter(|line| line.contains(" ./src/")).collect();
+                let frames = if frames.is_empty() { place.clone() } else { frames.join("\n") };
+                panic!("batch {batch}, dropout {dropout}: {count} allocations, the first of {size} bytes:\n{frames}");
+            }
+        }
+    }
+}
