@@ -105,12 +105,15 @@ pub fn train(
         reporter.after_step(&mut trainer, &report, done == config.steps)?;
         on_step(&report, config.steps);
         if done.is_multiple_of(config.save_every) {
+            // First the log: a run killed in between logs these steps again, but a step that is saved is never missing.
+            reporter.flush()?;
             checkpoint::save(&folder, &trainer)?;
             reporter.plot()?;
             saved_at = done;
         }
     }
     if saved_at != trainer.step() {
+        reporter.flush()?;
         checkpoint::save(&folder, &trainer)?;
     }
     reporter.finish(&mut trainer, stopped)?;

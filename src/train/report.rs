@@ -62,6 +62,11 @@ impl Reporter {
         self.val_loss
     }
 
+    /// Hands all lines of the log to the operating system.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.metrics.flush()
+    }
+
     pub(super) fn finish(&mut self, t: &mut Trainer<'_>, stopped: bool) -> Result<()> {
         self.metrics.flush()?;
         if t.step > 0 && !stopped {
