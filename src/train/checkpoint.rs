@@ -99,16 +99,17 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     let file = TensorFile::open(&path)?;
     let header = read_header(&file)?;
     t.config.check_resumable(&header.config)?;
-    if header.unet != t.unet.config().to_json() {
-        return Err(Error::Usage(format!(
-            "--resume: {} was made with another network than the settings describe; choose another --out",
-            path.display()
-        )));
-    }
+    // Before the network, whose channels and classes come from the data.
     if header.data_fingerprint != t.fingerprint {
         return Err(Error::Usage(format!(
             "--resume: the data \"{}\" is not what the run was trained on (fingerprint {}, now {}); choose another --out",
             t.config.data, header.data_fingerprint, t.fingerprint
+        )));
+    }
+    if header.unet != t.unet.config().to_json() {
+        return Err(Error::Usage(format!(
+            "--resume: {} was made with another network than the settings describe; choose another --out",
+            path.display()
         )));
     }
     let specs = t.unet.specs();
