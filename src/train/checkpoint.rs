@@ -71,6 +71,7 @@ pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Resul
 /// Saves the run: first the checkpoint, then the weights that samplers read.
 pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     let specs = t.unet.specs();
+    refuse_non_finite(t)?;
     let header = Header {
         format_version: FORMAT_VERSION,
         step: t.step,
@@ -85,6 +86,25 @@ pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     entries.extend(param_entries(specs, &t.moments.v, "v.")?);
     write_tensors(folder.checkpoint(), entries, HashMap::from([(KEY.to_string(), text)]))?;
     folder.write_weights(specs, &t.ema)
+}
+
+/// The loss shows an overflow in the last update only at the next step; until then the former checkpoint is the better.
+fn refuse_non_finite(t: &Trainer<'_>) -> Result<()> {
+    let (raw, ema, moments) = (t.raw.tensors(), t.ema.tensors(), &t.moments);
+    for (what, tensors) in
+        [("weight", raw), ("average", ema), ("first moment", &moments.m), ("second moment", &moments.v)]
+    {
+        for (spec, tensor) in t.unet.specs().iter().zip(tensors) {
+            if !tensor.is_finite()? {
+                let (step, name) = (t.step, &spec.name);
+                return Err(Error::NonFinite(format!(
+                    "step {step}: the update made a {what} of {name} that is not finite; the last checkpoint is intact, try \
+                     --resume with a smaller --lr"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Puts a fresh trainer where the folder's checkpoint left off.
