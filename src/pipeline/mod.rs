@@ -57,8 +57,13 @@ impl Pipeline {
         let folder = ModelFolder::new(folder.as_ref());
         let (config, scheduler, own) = folder.read_descriptions()?;
         let unet = UNet::new(&config)?;
-        let from_state = weights == Weights::Raw && folder.checkpoint().is_file();
-        let (path, prefix) = if from_state { (folder.checkpoint(), "raw.") } else { (folder.weights(), "") };
+        let has_checkpoint = folder.checkpoint().is_file();
+        let (path, prefix) = match weights {
+            Weights::Raw if has_checkpoint => (folder.checkpoint(), "raw."),
+            // A run killed between its first checkpoint and its first weights has the averages there alone.
+            Weights::Ema if has_checkpoint && !folder.weights().exists() => (folder.checkpoint(), "ema."),
+            _ => (folder.weights(), ""),
+        };
         if !path.is_file() {
             let (root, path) = (folder.root().display(), path.display());
             return Err(Error::Model(format!(
