@@ -11,7 +11,7 @@ mod unet_config;
 pub use init::initialise;
 pub use param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 pub use unet::{ClassInput, UNet};
-pub use unet_config::{BlockType, ClassEmbed, UNetConfig};
+pub use unet_config::{BlockType, ClassEmbed, MAX_SIDE, UNetConfig};
 
 use crate::rng::Address;
 

@@ -75,6 +75,14 @@ pub struct UNetConfig {
     pub class_embed: ClassEmbed,
 }
 
+// Far beyond any network that has been trained: see `check_limits`.
+const MAX_CHANNELS: usize = 1 << 16;
+const MAX_CLASSES: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 8;
+const MAX_LEVELS: usize = 16;
+/// Pixels of an image's side, at most.
+pub const MAX_SIDE: usize = 1 << 14;
+
 const KNOWN: [&str; 27] = [
     "sample_size",
     "in_channels",
@@ -139,7 +147,7 @@ impl Default for UNetConfig {
 impl UNetConfig {
     /// Size of the time embedding.
     pub fn time_embed_dim(&self) -> usize {
-        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
+        self.time_embedding_dim.unwrap_or(self.block_out_channels[0].saturating_mul(4))
     }
 
     /// Reads a `config.json`.
@@ -270,9 +278,7 @@ impl UNetConfig {
             let (d, u) = (self.down_block_types.len(), self.up_block_types.len());
             return bad(format!("block_out_channels has {levels} levels, down_block_types {d}, up_block_types {u}"));
         }
-        if self.in_channels == 0 || self.out_channels == 0 || self.layers_per_block == 0 {
-            return bad("in_channels, out_channels and layers_per_block must be at least 1".into());
-        }
+        self.check_limits()?;
         let groups = self.norm_num_groups;
         if let Some(c) = self.block_out_channels.iter().find(|c| **c == 0 || groups == 0 || **c % groups != 0) {
             return bad(format!("norm_num_groups = {groups} does not divide {c} channels of block_out_channels"));
@@ -299,6 +305,33 @@ impl UNetConfig {
             return bad(format!("freq_shift = {} leaves no time frequencies out of {half}", self.freq_shift));
         }
         Ok(())
+    }
+}
+
+impl UNetConfig {
+    /// Refuses sizes that no network has: products of those below fit a `usize`, and a forged file cannot fill the memory.
+    fn check_limits(&self) -> Result<()> {
+        let class_rows = if let ClassEmbed::Table(rows) = self.class_embed { rows } else { 1 };
+        let deepest = self.block_out_channels.iter().max().copied().unwrap_or(0);
+        for (field, value, least, most) in [
+            ("block_out_channels", deepest, 1, MAX_CHANNELS),
+            ("in_channels", self.in_channels, 1, MAX_CHANNELS),
+            ("out_channels", self.out_channels, 1, MAX_CHANNELS),
+            ("time_embedding_dim", self.time_embed_dim(), 1, 4 * MAX_CHANNELS),
+            ("num_class_embeds", class_rows, 1, MAX_CLASSES),
+            ("layers_per_block", self.layers_per_block, 1, MAX_LAYERS),
+            ("the number of levels", self.block_out_channels.len(), 1, MAX_LEVELS),
+        ] {
+            if value < least || value > most {
+                return Err(Error::Model(format!("unet config: {field} = {value}: expected {least} to {most}")));
+            }
+        }
+        match self.sample_size {
+            Some([h, w]) if h == 0 || w == 0 || h.max(w) > MAX_SIDE => {
+                Err(Error::Model(format!("unet config: sample_size = {h}x{w}: expected sides of 1 to {MAX_SIDE}")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::io::folder::{ModelFolder, TweedieJson};
 use crate::io::tensors::TensorFile;
 use crate::io::weights::read_params;
-use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet};
+use crate::nn::{ClassEmbed, ClassInput, MAX_SIDE, Mode, Params, UNet};
 use crate::process::SchedulerConfig;
 use crate::tensor::Tensor;
 use std::path::Path;
@@ -79,6 +79,17 @@ impl Pipeline {
                 return Err(Error::Model(format!("model \"{root}\": unet/config.json has no sample_size")));
             }
         };
+        if let Some(own) = &own {
+            let [h, w, c] = own.image_shape;
+            if h == 0 || w == 0 || h.max(w) > MAX_SIDE || c != config.in_channels {
+                let (root, channels) = (folder.root().display(), config.in_channels);
+                return Err(Error::Model(format!(
+                    "model \"{root}\": tweedie.json: image_shape = {:?}: expected sides of 1 to {MAX_SIDE} and the \
+                     {channels} channels of unet/config.json",
+                    own.image_shape
+                )));
+            }
+        }
         Ok(Pipeline { image_shape: [h, w, config.in_channels], unet, params, scheduler, own })
     }
 

@@ -204,8 +204,8 @@ fn class_labels(unet: &UNet, options: &SampleOptions) -> Result<Option<Vec<u32>>
         Class::Null => Ok(classes as u32),
         Class::Index(k) if k < classes => Ok(k as u32),
         Class::Index(k) => Err(Error::Usage(format!(
-            "--class {k}: the model has classes 0 to {}, or none for the null class",
-            classes - 1
+            "--class {k}: the model has {}none for the null class",
+            if classes > 0 { format!("classes 0 to {}, or ", classes - 1) } else { String::new() }
         ))),
     };
     (0..options.count).map(label).collect::<Result<Vec<_>>>().map(Some)

@@ -146,6 +146,9 @@ impl Default for SchedulerConfig {
     }
 }
 
+/// A forged file cannot fill the memory with levels.
+const MAX_TIMESTEPS: usize = 1_000_000;
+
 const KNOWN: [&str; 16] = [
     "num_train_timesteps",
     "beta_start",
@@ -267,8 +270,14 @@ impl SchedulerConfig {
     /// The process these settings describe.
     ///
     /// # Errors
-    /// [`Error::Model`] if there are no steps or a beta lies outside (0, 1).
+    /// [`Error::Model`] if there are no steps or more than a million, or a beta lies outside (0, 1).
     pub fn process(&self) -> Result<Discrete> {
+        if !(1..=MAX_TIMESTEPS).contains(&self.num_train_timesteps) {
+            let t = self.num_train_timesteps;
+            return Err(Error::Model(format!(
+                "scheduler config: num_train_timesteps = {t}: expected 1 to {MAX_TIMESTEPS}"
+            )));
+        }
         let made;
         let betas = match &self.trained_betas {
             Some(betas) => betas,
