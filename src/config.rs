@@ -206,7 +206,8 @@ impl TrainConfig {
         }
         lay(&mut table, flags, "flags")?;
         let config: TrainConfig =
-            table.try_into().map_err(|e| Error::Usage(format!("settings: {}", e.to_string().trim())))?;
+            // The setting's name stands on a line of its own.
+            table.try_into().map_err(|e| Error::Usage(format!("settings: {}", e.to_string().trim().replace('\n', " "))))?;
         config.validate()?;
         Ok(config)
     }
@@ -293,7 +294,7 @@ impl TrainConfig {
     /// The network for a data set: channels and size as they are, one row per class and one for the null class.
     ///
     /// # Errors
-    /// [`Error::Model`] if the sizes do not fit together.
+    /// [`Error::Usage`] if the sizes do not fit together.
     pub fn unet(&self, data: &Dataset) -> Result<UNetConfig> {
         let [h, w, c] = data.shape();
         let kind = |attention: &bool| if *attention { BlockType::Attention } else { BlockType::Plain };
@@ -319,7 +320,7 @@ impl TrainConfig {
             },
             ..UNetConfig::default()
         };
-        config.validate()?;
+        config.validate().map_err(|e| Error::Usage(format!("settings: {e}")))?;
         Ok(config)
     }
 }
