@@ -36,7 +36,7 @@ struct Args {
     #[arg(long, value_name = "IN.safetensors", requires = "out")]
     forward: Option<PathBuf>,
     /// Where --forward writes
-    #[arg(long, value_name = "OUT.safetensors")]
+    #[arg(long, value_name = "OUT.safetensors", requires = "forward")]
     out: Option<PathBuf>,
     /// Held-out images to measure on [default: all]
     #[arg(long)]
@@ -65,6 +65,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     cli::check_machine(&args.device, "f32")?;
+    if args.count == Some(0) {
+        return Err(Error::Usage("--count 0: expected at least 1".into()));
+    }
     if let Some(name) = args.metric.iter().find(|m| *m != "loss") {
         return Err(unknown_name("metric", name, &["loss"]));
     }

@@ -31,10 +31,10 @@ struct Args {
     /// Network evaluations, 1 to the model's number of times [default: 50]
     #[arg(long)]
     steps: Option<usize>,
-    /// DDIM's share of fresh noise: 0 deterministic, 1 as DDPM
-    #[arg(long, default_value_t = 0.0)]
-    eta: f64,
-    /// Recompute the noise estimate from the clipped image estimate
+    /// DDIM's share of fresh noise: 0 deterministic, 1 as DDPM [default: 0]
+    #[arg(long, allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// DDIM: recompute the noise estimate from the clipped image estimate
     #[arg(long)]
     recompute_eps: bool,
     /// Images
@@ -44,7 +44,7 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Class number, or none for the null class [default: classes take turns]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     class: Option<String>,
     /// ema (the moving average) or raw
     #[arg(long, default_value = "ema")]
@@ -87,10 +87,16 @@ fn run(args: &Args) -> Result<()> {
     cli::check_machine(&args.device, &args.precision)?;
     let kind = OutputKind::of("--out", &args.out)?;
     let trajectory = match &args.trajectory {
-        Some(path) => Some((path, OutputKind::of("--trajectory", path)?)),
+        Some(path) => Some((path, OutputKind::of_states("--trajectory", path)?)),
         None => None,
     };
     let sampler = SamplerKind::from_name(&args.sampler)?;
+    for (flag, given) in [("--eta", args.eta.is_some()), ("--recompute-eps", args.recompute_eps)] {
+        if given && sampler != SamplerKind::Ddim {
+            let name = &args.sampler;
+            return Err(Error::Usage(format!("{flag}: has no meaning for --sampler {name}; use --sampler ddim")));
+        }
+    }
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?;
@@ -99,7 +105,7 @@ fn run(args: &Args) -> Result<()> {
     let options = SampleOptions {
         sampler,
         steps,
-        eta: args.eta,
+        eta: args.eta.unwrap_or(0.0),
         variance: None,
         recompute_eps: args.recompute_eps,
         count: args.count,

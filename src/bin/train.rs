@@ -40,7 +40,7 @@ struct Args {
     #[arg(long)]
     batch: Option<usize>,
     /// Peak learning rate
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Seed of weights, data order, times and noise
     #[arg(long)]

@@ -31,10 +31,8 @@ impl OutputKind {
         let shown = path.display();
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|f| !f.is_dir()) {
-            return Err(Error::Usage(format!(
-                "{flag} {shown}: the folder {} does not exist; make it first",
-                folder.display()
-            )));
+            let wrong = if folder.exists() { "is a file; name a folder" } else { "does not exist; make it first" };
+            return Err(Error::Usage(format!("{flag} {shown}: the folder {} {wrong}", folder.display())));
         }
         match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
             Some("png") => Ok(OutputKind::Png),
@@ -43,6 +41,21 @@ impl OutputKind {
             _ => Err(Error::Usage(format!("{flag} {shown}: expected a name ending in .png, .gif or .safetensors"))),
         }
     }
+
+    /// As [`OutputKind::of`], for a file of many states.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a picture too.
+    pub fn of_states(flag: &str, path: &Path) -> Result<OutputKind> {
+        match OutputKind::of(flag, path)? {
+            OutputKind::Png => Err(no_picture(flag, path)),
+            kind => Ok(kind),
+        }
+    }
+}
+
+fn no_picture(flag: &str, path: &Path) -> Error {
+    Error::Usage(format!("{flag} {}: expected .safetensors or .gif", path.display()))
 }
 
 fn sheet(x: &Tensor) -> Result<Picture> {
@@ -80,7 +93,7 @@ pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples) -> Result
 /// [`Error::Usage`] for a picture file; [`Error::Io`] if the file cannot be written.
 pub fn write_trajectory(path: &Path, kind: OutputKind, samples: &Samples) -> Result<()> {
     match kind {
-        OutputKind::Png => Err(Error::Usage(format!("--trajectory {}: expected .safetensors or .gif", path.display()))),
+        OutputKind::Png => Err(no_picture("--trajectory", path)),
         OutputKind::Gif => write_frames(path, &samples.states),
         OutputKind::Safetensors => {
             let shape = samples.x0.shape();
