@@ -317,7 +317,7 @@ mod tests {
             ("beta_schedule", json!("linera"), "did you mean \"linear\""),
             ("clip_sample", json!("yes"), "clip_sample = \"yes\" is not true or false"),
             ("beta_end", json!(1.5), "between 0 and 1"),
-            ("num_train_timesteps", json!(0), "got none"),
+            ("num_train_timesteps", json!(0), "num_train_timesteps = 0: expected 1 to 1000000"),
         ] {
             let mut config = SchedulerConfig::default().to_json();
             config[field] = value;
