@@ -1,0 +1,94 @@
+//! Whole training steps (draw, forward, backward, clip, update) and inference of U-Nets: time, images a second, GFLOP/s
+//! and the most memory held in tensors.
+//!
+//! `cargo bench --bench unet [-- --quick]`. Operations are those of convolutions, linear layers and attention, counted
+//! from the network's parameters; the time is that of everything.
+
+#[allow(dead_code, reason = "every bench uses a part of it")]
+mod common;
+#[allow(dead_code, reason = "every bench uses a part of it")]
+#[path = "common/flops.rs"]
+mod flops;
+
+use common::{Bench, Row, Work};
+use flops::UNetFlops;
+use std::time::Instant;
+use tweedie::Result;
+use tweedie::config::TrainConfig;
+use tweedie::data::Dataset;
+use tweedie::device::{pool_stats, reset_pool_peak};
+use tweedie::nn::{Mode, UNet, initialise};
+use tweedie::rng::{Address, Purpose};
+use tweedie::tensor::Tensor;
+use tweedie::train::Trainer;
+
+const NOTES: &str = "MiB: most memory held in tensors and temporaries; training holds weights, their average, two moments \
+and gradients.";
+
+fn main() -> Result<()> {
+    let mut bench = Bench::new("unet");
+    train(&mut bench, "digits", 64, &Dataset::load("digits", 0)?)?;
+    train(&mut bench, "small", 64, &noise_images([128, 28, 28, 1], 10)?)?;
+    let images = noise_images([16, 32, 32, 3], 0)?;
+    infer(&mut bench, "cifar10", 1, &images)?;
+    train(&mut bench, "cifar10", 8, &images)?;
+    bench.finish(NOTES)
+}
+
+/// A data set of random pixels `[n, h, w, c]`; labelled in turn if there are `classes`.
+fn noise_images(shape: [usize; 4], classes: u32) -> Result<Dataset> {
+    let address = Address::new(0, Purpose::Test);
+    let pixels = (0..shape.iter().product()).map(|i| address.below(i, 256) as u8).collect();
+    let labels = (0..shape[0] as u32).filter(|_| classes > 0).map(|i| i % classes).collect();
+    Dataset::from_pixels("noise", pixels, shape, labels, 255, 0)
+}
+
+/// Adds the row of a measured piece of work on `batch` images.
+fn push(bench: &mut Bench, name: String, seconds: f64, batch: usize, work: Work) {
+    let extra = vec![(batch as f64 / seconds, "images/s"), (pool_stats().peak as f64 / f64::from(1 << 20), "MiB")];
+    bench.push(Row { name, seconds, work, naive: None, extra });
+}
+
+fn train(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Result<()> {
+    let config = TrainConfig { batch, ..TrainConfig::preset(preset)? };
+    let [h, w, c] = data.shape();
+    let flops = UNetFlops::of(&UNet::new(&config.unet(data)?)?, [h, w]);
+    let work = Work::Flops(batch as f64 * flops.training());
+    let mut trainer = Trainer::new(&config, data)?;
+    reset_pool_peak();
+    let name = format!("{preset} training step {batch}x{h}x{w}x{c} {:.2} M", trainer.parameter_count() as f64 / 1e6);
+    let measured = bench.measure(&name, work, || {
+        let begin = Instant::now();
+        trainer.train_step()?;
+        Ok(begin.elapsed())
+    });
+    if let Some(seconds) = measured {
+        push(bench, name, seconds, batch, work);
+    }
+    Ok(())
+}
+
+fn infer(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Result<()> {
+    let config = TrainConfig::preset(preset)?;
+    let [h, w, c] = data.shape();
+    let unet = UNet::new(&config.unet(data)?)?;
+    let params = initialise(unet.specs(), 0)?;
+    let work = Work::Flops(batch as f64 * UNetFlops::of(&unet, [h, w]).forward());
+    let mut values = vec![0.0_f32; batch * h * w * c];
+    Address::new(1, Purpose::Test).fill_normal(&mut values);
+    let x = Tensor::from_slice(&values, [batch, h, w, c])?;
+    let times = vec![500.0; batch];
+    reset_pool_peak();
+    let name = format!("{preset} forward {batch}x{h}x{w}x{c} {:.2} M", params.count() as f64 / 1e6);
+    let measured = bench.measure(&name, work, || {
+        let begin = Instant::now();
+        let y = unet.forward(&params, &x, &times, None, Mode::Inference)?;
+        let time = begin.elapsed();
+        drop(y);
+        Ok(time)
+    });
+    if let Some(seconds) = measured {
+        push(bench, name, seconds, batch, work);
+    }
+    Ok(())
+}
