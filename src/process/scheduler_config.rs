@@ -149,6 +149,8 @@ impl Default for SchedulerConfig {
 /// A forged file cannot fill the memory with levels.
 const MAX_TIMESTEPS: usize = 1_000_000;
 
+const CLASSES: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
+
 const KNOWN: [&str; 16] = [
     "num_train_timesteps",
     "beta_start",
@@ -235,8 +237,25 @@ impl SchedulerConfig {
             set_alpha_to_one: flag("set_alpha_to_one", d.set_alpha_to_one)?,
             rescale_betas_zero_snr: flag("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
         };
-        config.process()?;
+        config.validate()?;
         Ok(config)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let bad = |text: String| Err(Error::Model(format!("scheduler config: {text}")));
+        if !CLASSES.contains(&self.class_name.as_str()) {
+            let (class, known) = (&self.class_name, CLASSES.join("\" or \""));
+            return bad(format!("_class_name = \"{class}\" is not supported; expected \"{known}\""));
+        }
+        if !(self.clip_sample_range > 0.0 && self.sample_max_value > 0.0) {
+            let (range, top) = (self.clip_sample_range, self.sample_max_value);
+            return bad(format!("clip_sample_range = {range} and sample_max_value = {top}: both must be above 0"));
+        }
+        if !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
+            let ratio = self.dynamic_thresholding_ratio;
+            return bad(format!("dynamic_thresholding_ratio = {ratio}: expected 0 to 1"));
+        }
+        self.process().map(|_| ())
     }
 
     /// The file that diffusers' scheduler of this class reads.
@@ -317,6 +336,9 @@ mod tests {
             ("beta_schedule", json!("linera"), "did you mean \"linear\""),
             ("clip_sample", json!("yes"), "clip_sample = \"yes\" is not true or false"),
             ("beta_end", json!(1.5), "between 0 and 1"),
+            ("_class_name", json!("EulerDiscreteScheduler"), "_class_name = \"EulerDiscreteScheduler\""),
+            ("clip_sample_range", json!(0.0), "clip_sample_range = 0"),
+            ("dynamic_thresholding_ratio", json!(1.5), "dynamic_thresholding_ratio = 1.5"),
             ("num_train_timesteps", json!(0), "num_train_timesteps = 0: expected 1 to 1000000"),
         ] {
             let mut config = SchedulerConfig::default().to_json();

@@ -142,13 +142,12 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a former run left, so that nothing of it is mistaken for the new one's.
-pub(super) fn remove_run(folder: &ModelFolder) -> Result<()> {
-    for name in ["state", "unet", "samples"] {
-        let path = folder.path(name);
-        if path.is_dir() {
-            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-        }
+/// Removes a former run's reports, so that none is mistaken for the new one's. Its weights stay until the new run's
+/// first checkpoint takes their names.
+pub(super) fn remove_reports(folder: &ModelFolder) -> Result<()> {
+    let samples = folder.path("samples");
+    if samples.is_dir() {
+        std::fs::remove_dir_all(&samples).map_err(Error::io("remove", &samples))?;
     }
     for name in ["metrics.jsonl", "loss.png"] {
         let path = folder.path(name);

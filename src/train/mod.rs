@@ -144,7 +144,7 @@ fn refuse_to_overwrite(folder: &ModelFolder, options: &RunOptions) -> Result<()>
         )));
     }
     if options.overwrite {
-        checkpoint::remove_run(folder)?;
+        checkpoint::remove_reports(folder)?;
     }
     Ok(())
 }
