@@ -1,0 +1,70 @@
+//! Oracle and case table of [`super::group_norm`].
+
+use super::{Film, GroupNorm, group_norm};
+use crate::testing::{Array, Case};
+
+/// One row.
+pub fn case(x: [usize; 4], groups: usize, silu: bool, film: bool, offset: f32, seed: u64) -> Case {
+    let [n, .., c] = x;
+    let mut inputs = vec![
+        Array::normal(x, seed, 1.0, offset),
+        Array::normal([c], seed + 1, 0.5, 1.0),
+        Array::normal([c], seed + 2, 0.5, 0.0),
+    ];
+    if film {
+        inputs.push(Array::normal([n, c], seed + 3, 0.5, 0.0));
+        inputs.push(Array::normal([n, c], seed + 4, 0.5, 0.0));
+    }
+    let norm = GroupNorm { groups, norm_eps: 1e-5, silu };
+    Case {
+        op: "group_norm",
+        label: format!("{x:?} groups {groups} silu {silu} film {film} offset {offset}"),
+        differentiable: vec![true; inputs.len()],
+        inputs,
+        run: Box::new(move |t| {
+            let film = t.get(3).zip(t.get(4)).map(|(scale, shift)| Film { scale, shift });
+            group_norm(&t[0], &t[1], &t[2], film, norm)
+        }),
+        oracle: Box::new(move |a| oracle(a, norm)),
+        // Rounding of x·slope + offset grows with |mean|/deviation: count it as that many squared terms.
+        terms: (x[1] * x[2] * c / groups).max(64 * (1 + offset.abs() as usize).pow(2)),
+        grad_terms: (n * x[1] * x[2] * c / groups).max(256 * (1 + offset.abs() as usize).pow(2)),
+    }
+}
+
+fn oracle(a: &[Array], norm: GroupNorm) -> Array {
+    let (n, c) = (a[0].shape[0], a[0].shape[3]);
+    let (pixels, per_group) = (a[0].shape[1] * a[0].shape[2], c / norm.groups);
+    let mut y = Array::zeros(a[0].shape);
+    for image in 0..n {
+        for g in 0..norm.groups {
+            let members = || {
+                (0..pixels * per_group).map(|k| (image * pixels + k / per_group) * c + g * per_group + k % per_group)
+            };
+            let count = (pixels * per_group) as f64;
+            let mean = members().map(|k| a[0].data[k]).sum::<f64>() / count;
+            let var = members().map(|k| (a[0].data[k] - mean).powi(2)).sum::<f64>() / count;
+            for k in members() {
+                let i = k % c;
+                let mut z = (a[0].data[k] - mean) / (var + norm.norm_eps).sqrt() * a[1].data[i] + a[2].data[i];
+                if let (Some(scale), Some(shift)) = (a.get(3), a.get(4)) {
+                    z = z * (1.0 + scale.data[image * c + i]) + shift.data[image * c + i];
+                }
+                y.data[k] = if norm.silu { z / (1.0 + (-z).exp()) } else { z };
+            }
+        }
+    }
+    y
+}
+
+/// Rows: one pixel, odd sizes, more than one block of pixels, a far offset, each switch.
+pub fn table() -> Vec<Case> {
+    vec![
+        case([1, 1, 1, 8], 2, true, false, 0.0, 30),
+        case([2, 3, 5, 6], 3, true, true, 0.0, 31),
+        case([2, 4, 4, 8], 8, false, false, 0.0, 32),
+        case([1, 9, 8, 6], 2, true, true, 0.0, 33),
+        case([2, 12, 11, 20], 4, true, false, 0.0, 34),
+        case([1, 5, 5, 4], 1, false, true, 30.0, 35),
+    ]
+}
