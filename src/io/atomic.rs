@@ -49,7 +49,10 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
 /// As [`write_atomically`].
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary_name(path)?;
-    let result = write(&temporary)
+    // Made here, so that it has the usual permissions whatever `write` would create it with.
+    let result = File::create(&temporary)
+        .map_err(Error::io("create", &temporary))
+        .and_then(|_| write(&temporary))
         .and_then(|()| sync_file(&temporary))
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("rename a finished file to", path)));
     if result.is_err() {
