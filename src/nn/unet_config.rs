@@ -287,11 +287,17 @@ impl UNetConfig {
         if let Some(g) = self.attn_norm_num_groups.filter(|g| *g == 0 || !deepest.is_multiple_of(*g)) {
             return bad(format!("attn_norm_num_groups = {g} does not divide {deepest} channels"));
         }
-        // Skips meet the features from below: their joined channels are normalised too.
-        let smallest = self.block_out_channels.iter().min().copied().unwrap_or(0);
-        if let Some(d) = self.attention_head_dim.filter(|d| *d == 0 || *d > smallest) {
+        // The smallest level that has attention, the middle one included.
+        let kinds = self.down_block_types.iter().chain(self.up_block_types.iter().rev());
+        let with_attention = kinds.zip(self.block_out_channels.iter().cycle());
+        let middle = (self.has_mid_block && self.add_attention).then_some(deepest);
+        let smallest =
+            with_attention.filter(|(kind, _)| **kind == BlockType::Attention).map(|(_, c)| *c).chain(middle).min();
+        if let (Some(d), Some(c)) = (self.attention_head_dim, smallest)
+            && (d == 0 || d > c)
+        {
             return bad(format!(
-                "attention_head_dim = {d} must lie between 1 and the smallest level's {smallest} channels"
+                "attention_head_dim = {d} must lie between 1 and the {c} channels of a level with attention"
             ));
         }
         if self.downsample_padding > 1 {
@@ -428,6 +434,22 @@ mod tests {
         let config =
             UNetConfig { sample_size: Some([8, 12]), class_embed: ClassEmbed::Table(11), ..UNetConfig::default() };
         assert_eq!(UNetConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_head_may_be_wider_than_a_level_without_attention() {
+        use BlockType::{Attention, Plain};
+        let config = UNetConfig {
+            block_out_channels: vec![4, 16],
+            down_block_types: vec![Plain, Attention],
+            up_block_types: vec![Attention, Plain],
+            norm_num_groups: 4,
+            ..UNetConfig::default()
+        };
+        config.validate().unwrap();
+        let finest = UNetConfig { up_block_types: vec![Attention, Attention], ..config };
+        let error = finest.validate().unwrap_err().to_string();
+        assert!(error.contains("attention_head_dim = 8 must lie between 1 and the 4 channels"), "{error}");
     }
 
     #[test]
