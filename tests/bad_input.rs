@@ -211,6 +211,7 @@ fn flags_of_sample_out_of_range_are_named_with_what_is_allowed() {
         (&["--recompute-eps"], &["--recompute-eps", "no meaning for --sampler ddpm"]),
         (&["--sampler", "ddmi"], &["sampler \"ddmi\" is unknown", "known: ddim, ddpm", "did you mean \"ddim\"?"]),
         (&["--count", "0"], &["--count 0", "at least 1"]),
+        (&["--count", "18446744073709551615"], &["--count 18446744073709551615", "at most 33554432 images of 8x8x1"]),
         (&["--batch", "0"], &["--batch 0", "at least 1"]),
         (&["--weights", "best"], &["--weights best", "ema", "raw"]),
         (&["--device", "tpu"], &["--device tpu", "expected auto, cpu, cuda or cuda:INDEX", "use --device cpu"]),

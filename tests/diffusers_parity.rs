@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tweedie::denoiser::{Denoiser, Estimate, NetworkDenoiser, Threshold, eps_coefficients, x0_coefficients};
 use tweedie::io::{TensorFile, weights};
 use tweedie::nn::{ClassInput, Layout, Mode, UNet, UNetConfig};
+use tweedie::pipeline::{Class, Pipeline, SampleOptions};
 use tweedie::process::{Discrete, Level, Prediction, SchedulerConfig};
 use tweedie::sampler::{Grid, Run, StepNoise, ddim, ddpm};
 use tweedie::tape::{Grads, Tape};
@@ -195,4 +196,28 @@ fn ddim_through_the_unet_matches_diffusers_pipeline() {
         println!("{name}: ten DDIM steps {error:.2e}");
         assert!(error <= 1e-5, "{name}: ten DDIM steps are off by {error:.2e}");
     }
+}
+
+/// A class model from elsewhere has no null class: all of its rows are classes.
+#[test]
+fn every_class_of_an_imported_model_can_be_sampled_and_there_is_no_null_class() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, target) in [
+        ("config.json", "unet/config.json"),
+        ("diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        ("scheduler_config.json", "scheduler/scheduler_config.json"),
+    ] {
+        let target = folder.path().join(target);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(fixtures().join("unet_b").join(name), target).unwrap();
+    }
+    let index = r#"{"_class_name":"DDPMPipeline","scheduler":["diffusers","DDIMScheduler"],"unet":["diffusers","UNet2DModel"]}"#;
+    std::fs::write(folder.path().join("model_index.json"), index).unwrap();
+    let pipeline = Pipeline::load(folder.path()).unwrap();
+    let draw = |class| pipeline.sample(&SampleOptions { count: 12, class, steps: 2, ..Default::default() });
+    let cycled = draw(Class::Cycle).unwrap().class_labels.unwrap();
+    assert_eq!(cycled, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0]);
+    assert!(draw(Class::Index(10)).is_ok());
+    assert!(draw(Class::Index(11)).err().unwrap().to_string().contains("--class 11: the model has classes 0 to 10"));
+    assert!(draw(Class::Null).err().unwrap().to_string().contains("no null class"));
 }

@@ -131,7 +131,12 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::sample`].
     pub fn sample_with(&self, options: &SampleOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<Samples> {
-        let network = Network { unet: &self.unet, params: &self.params, scheduler: &self.scheduler };
+        let network = Network {
+            unet: &self.unet,
+            params: &self.params,
+            scheduler: &self.scheduler,
+            has_null_class: self.own.is_some(),
+        };
         self.check_class(options.class)?;
         sample_network(&network, self.image_shape, options, progress)
     }

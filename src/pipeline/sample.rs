@@ -96,6 +96,8 @@ pub struct Network<'a> {
     pub params: &'a Params,
     /// Its schedule and bounds.
     pub scheduler: &'a SchedulerConfig,
+    /// Whether the last row of its class table is the null class, as in models that `train` writes.
+    pub has_null_class: bool,
 }
 
 /// Draws samples of `[h, w, c]` from a network; see [`super::Pipeline::sample_with`].
@@ -109,10 +111,8 @@ pub fn sample_network(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Samples> {
     let count = options.count;
-    if count == 0 || options.batch == 0 {
-        return Err(Error::Usage(format!("--count {count} --batch {}: both must be at least 1", options.batch)));
-    }
-    let labels = class_labels(network.unet, options)?;
+    check_size(options, [h, w, c])?;
+    let labels = class_labels(network, options)?;
     let process = network.scheduler.process()?;
     let grid = match options.sampler {
         SamplerKind::Ddpm => Grid::ddpm(network.scheduler, &process, options.steps)?,
@@ -180,8 +180,24 @@ pub fn sample_network(
     Ok(Samples { x0, x_t, class_labels: labels, states, x0_hats, nfe, seconds })
 }
 
-fn class_labels(unet: &UNet, options: &SampleOptions) -> Result<Option<Vec<u32>>> {
-    let rows = match unet.config().class_embed {
+/// Refuses counts whose images alone would take more than 8 GiB.
+fn check_size(options: &SampleOptions, [h, w, c]: [usize; 3]) -> Result<()> {
+    const MOST: usize = 1 << 31;
+    for (flag, value) in [("--count", options.count), ("--batch", options.batch)] {
+        if value == 0 {
+            return Err(Error::Usage(format!("{flag} 0: expected at least 1")));
+        }
+    }
+    let most = MOST / (h * w * c).max(1);
+    if options.count > most {
+        let count = options.count;
+        return Err(Error::Usage(format!("--count {count}: expected at most {most} images of {h}x{w}x{c} at a time")));
+    }
+    Ok(())
+}
+
+fn class_labels(network: &Network<'_>, options: &SampleOptions) -> Result<Option<Vec<u32>>> {
+    let rows = match network.unet.config().class_embed {
         ClassEmbed::Table(rows) => rows,
         ClassEmbed::None => {
             return match options.class {
@@ -197,16 +213,18 @@ fn class_labels(unet: &UNet, options: &SampleOptions) -> Result<Option<Vec<u32>>
             ));
         }
     };
-    // The last row is the null class.
-    let classes = rows - 1;
+    let classes = if network.has_null_class { rows - 1 } else { rows };
     let label = |i: usize| match options.class {
         Class::Cycle => Ok((i % classes.max(1)) as u32),
-        Class::Null => Ok(classes as u32),
+        Class::Null if network.has_null_class => Ok(classes as u32),
+        Class::Null => Err(Error::Usage("--class none: the model has no null class".into())),
         Class::Index(k) if k < classes => Ok(k as u32),
-        Class::Index(k) => Err(Error::Usage(format!(
-            "--class {k}: the model has {}none for the null class",
-            if classes > 0 { format!("classes 0 to {}, or ", classes - 1) } else { String::new() }
-        ))),
+        Class::Index(k) => {
+            let numbers =
+                if classes > 0 { format!("classes 0 to {}", classes - 1) } else { "no numbered classes".into() };
+            let null = if network.has_null_class { ", and none for the null class" } else { "" };
+            Err(Error::Usage(format!("--class {k}: the model has {numbers}{null}")))
+        }
     };
     (0..options.count).map(label).collect::<Result<Vec<_>>>().map(Some)
 }
