@@ -118,7 +118,7 @@ fn ctrl_c_saves_says_how_to_continue_and_the_resumed_run_has_the_same_bits() {
     signal(&child, "-INT");
     let outcome = Outcome::of(child.wait_with_output().unwrap());
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let advice = format!("continue with: train --out {} --resume", out.display());
+    let advice = format!("continue with: cargo run --release --bin train -- --out {} --resume", out.display());
     assert!(outcome.stderr.contains("stopping after this step") && outcome.stderr.contains(&advice), "{outcome:?}");
     let (report, saved) = (outcome.json(), saved_steps(&out));
     assert_eq!((report["stopped"].as_bool(), report["steps"].as_u64()), (Some(true), Some(saved)));

@@ -47,7 +47,7 @@ struct Args {
     /// Seed of times and noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// auto, cpu, cuda or cuda:INDEX
+    /// auto or cpu (cuda is not in this version)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Threads, 0 for all cores; the result does not depend on it

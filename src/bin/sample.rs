@@ -58,7 +58,7 @@ struct Args {
     /// Write every state: FILE.safetensors (x_0000…, x0_hat_0000…) or FILE.gif
     #[arg(long)]
     trajectory: Option<PathBuf>,
-    /// auto, cpu, cuda or cuda:INDEX
+    /// auto or cpu (cuda is not in this version)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Threads, 0 for all cores; the result does not depend on it
@@ -67,7 +67,7 @@ struct Args {
     /// Images per network evaluation; the result does not depend on it
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// f32 or bf16
+    /// f32 (bf16 is not in this version)
     #[arg(long, default_value = "f32")]
     precision: String,
     /// FILE.png, FILE.gif or FILE.safetensors (x0 [n,h,w,c] in [-1,1])

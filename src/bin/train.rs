@@ -19,7 +19,7 @@ use tweedie::{Error, Result, cli};
     version,
     after_help = "Examples:
   train
-  train --data /usr/share/dataset-fashion-mnist --preset small --out runs/fashion --steps 5000
+  train --data /usr/share/datasets/fashion-mnist --preset small --out runs/fashion --steps 5000
   train --out runs/digits --resume --steps 4000
   train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1"
 )]
@@ -48,10 +48,10 @@ struct Args {
     /// Threads, 0 for all cores; the result does not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// auto, cpu, cuda or cuda:INDEX
+    /// auto or cpu (cuda is not in this version)
     #[arg(long, default_value = "auto")]
     device: String,
-    /// f32 or bf16
+    /// f32 (bf16 is not in this version)
     #[arg(long, default_value = "f32")]
     precision: String,
     /// Continue the run in --out from its last checkpoint, bit for bit
@@ -139,16 +139,13 @@ fn run(args: &Args) -> Result<()> {
     })
     .map_err(|e| Error::Usage(format!("Ctrl-C cannot be caught: {e}")))?;
 
-    eprintln!(
-        "training {} ({} steps of {} images) into {}",
-        config.data,
-        config.steps,
-        config.batch,
-        options.out.display()
-    );
     let bar = cli::progress_bar(config.steps);
     let mut smooth = None;
-    let outcome = train(&config, &options, &stop, |report, _| {
+    let outcome = train(&config, &options, &stop, |report, steps| {
+        if smooth.is_none() {
+            let (data, batch, out) = (&config.data, config.batch, options.out.display());
+            eprintln!("training on {data}: {steps} steps of {batch} images, into {out}");
+        }
         let mean = smooth.map_or(report.loss, |mean: f64| mean + 0.03 * (report.loss - mean));
         smooth = Some(mean);
         bar.set_position(report.step + 1);
@@ -162,18 +159,26 @@ fn run(args: &Args) -> Result<()> {
 fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
     let model = s.model.display();
     let validation = s.val_loss.map_or(String::new(), |l| format!(", held-out loss {l:.4}"));
+    if s.new_steps == 0 && !s.stopped {
+        eprintln!("{model} has done its {} steps already; ask for more with --steps", s.steps);
+        return print_json(args, s);
+    }
     let state = if s.stopped { "stopped at" } else { "trained" };
     eprintln!(
         "{state} {} steps in {:.1} s ({:.0} images/s, {} parameters): loss {:.4}{validation}",
         s.steps, s.seconds, s.images_per_second, s.parameters, s.loss
     );
     if s.stopped {
-        eprintln!("continue with: train --out {model} --resume");
+        eprintln!("continue with: cargo run --release --bin train -- --out {model} --resume");
     } else {
         eprintln!("wrote {model} (samples/, loss.png, metrics.jsonl)");
         let class = if s.class_conditional { " --class 3" } else { "" };
         eprintln!("next: cargo run --release --bin sample -- --model {model}{class} --count 64 --out samples.png");
     }
+    print_json(args, s)
+}
+
+fn print_json(args: &Args, s: &TrainSummary) -> Result<()> {
     if args.json {
         let text = serde_json::to_string(s).map_err(|e| Error::Model(format!("summary: {e}")))?;
         println!("{text}");

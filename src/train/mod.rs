@@ -34,6 +34,8 @@ pub struct TrainSummary {
     pub model: PathBuf,
     /// Steps done, those before a resume included.
     pub steps: u64,
+    /// Steps done by this call.
+    pub new_steps: u64,
     /// Whether the run was stopped before its last step.
     pub stopped: bool,
     /// Mean training loss of the last 100 steps of this call.
@@ -121,6 +123,7 @@ pub fn train(
     Ok(TrainSummary {
         model: options.out.clone(),
         steps: trainer.step(),
+        new_steps: trainer.step() - first,
         stopped,
         loss: reporter.recent_loss(),
         val_loss: reporter.val_loss(),
