@@ -49,10 +49,11 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
 /// As [`write_atomically`].
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary_name(path)?;
-    // Made here, so that it has the usual permissions whatever `write` would create it with.
-    let result = File::create(&temporary)
-        .map_err(Error::io("create", &temporary))
-        .and_then(|_| write(&temporary))
+    let result = usual_permissions(&temporary)
+        .and_then(|usual| {
+            write(&temporary)?;
+            fs::set_permissions(&temporary, usual).map_err(Error::io("set the permissions of", &temporary))
+        })
         .and_then(|()| sync_file(&temporary))
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("rename a finished file to", path)));
     if result.is_err() {
@@ -61,6 +62,12 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
         return result;
     }
     sync_folder(path)
+}
+
+/// Makes the file, to see which permissions new files get here: `write` may make it with others.
+fn usual_permissions(path: &Path) -> Result<fs::Permissions> {
+    let made = File::create(path).and_then(|file| file.metadata());
+    Ok(made.map_err(Error::io("create", path))?.permissions())
 }
 
 fn sync_file(path: &Path) -> Result<()> {
@@ -114,6 +121,22 @@ mod tests {
         put(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["a.bin"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_made_for_its_owner_alone_gets_the_usual_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, path) = (folder.path().join("plain"), folder.path().join("a.bin"));
+        fs::write(&plain, b"x").unwrap();
+        replace_file(&path, |temporary| {
+            fs::write(temporary, b"new").map_err(Error::io("write", temporary))?;
+            fs::set_permissions(temporary, fs::Permissions::from_mode(0o600)).map_err(Error::io("narrow", temporary))
+        })
+        .unwrap();
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), mode(&plain));
     }
 
     #[test]
