@@ -13,7 +13,7 @@ use common::{Bench, Row, Work};
 use naive::{AttentionShape, ConvShape, NormShape};
 use std::hint::black_box;
 use std::time::Instant;
-use tweedie::ops::{self, AdamW, Conv, ConvExtras, GroupNorm, Noise, ReverseStep};
+use tweedie::ops::{self, AdamW, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tape::{Grads, Tape};
 use tweedie::tensor::{Shape, Tensor};
@@ -207,11 +207,20 @@ fn group_norm(bench: &mut Bench, [n, h, w, c]: [usize; 4], groups: usize) -> Res
 fn reverse_step(bench: &mut Bench, [n, h, w, c]: [usize; 4], noisy: bool) -> Result<()> {
     let (x_t, net_out) = (normal([n, h, w, c], 1, 1.0)?, normal([n, h, w, c], 2, 1.0)?);
     let noise = if noisy { 0.1 } else { 0.0 };
-    let step =
-        ReverseStep { from_x: 1.25, from_out: -0.75, clip: Some(1.0), to_x: 0.9, to_x0: 0.1, to_out: 0.0, noise };
+    let step = ReverseStep {
+        from_x: 1.25,
+        from_out: -0.75,
+        clip: Some(1.0),
+        to_x: 0.9,
+        to_x0: 0.1,
+        to_out: 0.0,
+        to_past: 0.0,
+        noise,
+    };
     let address = Address::new(0, Purpose::ReverseStep);
     let samples: Vec<u32> = (0..n as u32).collect();
-    let run = || ops::reverse_step(&x_t, &net_out, None, &step, Noise::Drawn { address, samples: &samples });
+    let run =
+        || ops::reverse_step(&x_t, &net_out, StepInputs::default(), &step, Noise::Drawn { address, samples: &samples });
     let name = format!("reverse_step {n}x{h}x{w}x{c}{}", if noisy { " with noise" } else { "" });
     let work = Work::Bytes(12.0 * x_t.count() as f64);
     let measured = bench.measure(&name, work, || {

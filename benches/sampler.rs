@@ -18,10 +18,10 @@ use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::denoiser::{Denoiser, Estimate, NetworkDenoiser, Threshold, eps_coefficients, x0_coefficients};
 use tweedie::nn::{UNet, initialise};
-use tweedie::ops::{self, Noise, ReverseStep};
+use tweedie::ops::{self, Noise, ReverseStep, StepInputs};
 use tweedie::process::{Level, Prediction, SchedulerConfig};
 use tweedie::rng::{Address, Purpose};
-use tweedie::sampler::{Grid, Run, SamplerKind, StepNoise, ddim, ddpm};
+use tweedie::sampler::{self, Grid, Run, SamplerKind, SamplerOptions, StepNoise};
 use tweedie::tensor::Tensor;
 
 const NOTES: &str = "One step of the whole batch. overhead: the step without the network; of step: its share of the step with the \
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     Address::new(0, Purpose::Start).fill_normal(&mut values);
     let x = Tensor::from_slice(&values, [BATCH, h, w, c])?;
     let prediction = scheduler.prediction;
-    let network = NetworkDenoiser { unet: &unet, params: &params, prediction, class_labels: Some(&labels) };
+    let network = NetworkDenoiser { unet: &unet, params: &params, scheduler: &scheduler, class_labels: Some(&labels) };
     let network = Threshold { inner: network, config: &scheduler };
     let ready = Threshold { inner: Ready { net_out: x.clone(), prediction }, config: &scheduler };
     let flops = BATCH as f64 * UNetFlops::of(&unet, [h, w]).forward();
@@ -98,17 +98,20 @@ fn sampler_step(
     let process = scheduler.process()?;
     let grid = match kind {
         SamplerKind::Ddim => Grid::ddim(scheduler, &process, STEPS)?,
-        SamplerKind::Ddpm => Grid::ddpm(scheduler, &process, STEPS)?,
+        _ => Grid::ddpm(scheduler, &process, STEPS)?,
     };
     let samples: Vec<u32> = (0..BATCH as u32).collect();
     Ok(bench.measure(name, work, || {
         let mut run = Run::new(denoiser, StepNoise::Drawn(Address::new(0, Purpose::ReverseStep)), &samples);
         let x = x.clone();
         let begin = Instant::now();
-        match kind {
-            SamplerKind::Ddim => ddim(&mut run, x, &grid, 0.0, false)?,
-            SamplerKind::Ddpm => ddpm(&mut run, x, &grid, scheduler.variance)?,
-        };
+        sampler::sample(
+            kind,
+            &mut run,
+            x,
+            &grid,
+            &SamplerOptions { variance: scheduler.variance, ..Default::default() },
+        )?;
         Ok(begin.elapsed() / STEPS as u32)
     }))
 }
@@ -117,14 +120,23 @@ fn sampler_step(
 fn reverse_step(bench: &mut Bench, kind: SamplerKind, x: &Tensor, step: Option<f64>) -> Result<()> {
     let noise = if kind == SamplerKind::Ddpm { 0.1 } else { 0.0 };
     let name = format!("{} reverse_step alone", if noise > 0.0 { "ddpm" } else { "ddim" });
-    let scalars =
-        ReverseStep { from_x: 1.25, from_out: -0.75, clip: Some(1.0), to_x: 0.9, to_x0: 0.1, to_out: 0.0, noise };
+    let scalars = ReverseStep {
+        from_x: 1.25,
+        from_out: -0.75,
+        clip: Some(1.0),
+        to_x: 0.9,
+        to_x0: 0.1,
+        to_out: 0.0,
+        to_past: 0.0,
+        noise,
+    };
     let address = Address::new(0, Purpose::ReverseStep);
     let samples: Vec<u32> = (0..BATCH as u32).collect();
     let work = Work::Bytes(12.0 * x.count() as f64);
     let measured = bench.measure(&name, work, || {
         let begin = Instant::now();
-        let next = ops::reverse_step(x, x, None, &scalars, Noise::Drawn { address, samples: &samples })?;
+        let next =
+            ops::reverse_step(x, x, StepInputs::default(), &scalars, Noise::Drawn { address, samples: &samples })?;
         let time = begin.elapsed();
         drop(next);
         Ok(time)

@@ -4,7 +4,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result, nearest, unknown_name};
 use crate::nn::{BlockType, ClassEmbed, UNetConfig};
 use crate::optim::LrSchedule;
-use crate::process::{BetaSchedule, Prediction, SchedulerConfig};
+use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use toml::{Table, Value};
@@ -54,14 +54,41 @@ pub struct TrainConfig {
     pub class_conditional: bool,
     /// Probability that a label is dropped, so that the null class is trained.
     pub p_uncond: f64,
-    /// `epsilon`, `sample` or `v_prediction`.
+    /// `ddpm` (a table of betas), or a continuous one: `vp`, `sub_vp`, `ve`, `ou`, `edm`, `flow`.
+    #[serde(default = "default_process")]
+    pub process: String,
+    /// `epsilon`, `sample`, `v_prediction`, `score`, `velocity` or `edm`.
     pub prediction_type: String,
-    /// `linear`, `scaled_linear` or `squaredcos_cap_v2`.
+    /// What the network is told of the time: `ddpm_index`, `time`, `log_snr`; empty for the process's own.
+    #[serde(default)]
+    pub time_convention: String,
+    /// `linear`, `scaled_linear`, `squaredcos_cap_v2` or `sigmoid`: betas of ddpm, vp and sub_vp.
     pub beta_schedule: String,
-    /// First beta.
+    /// First beta of 1000 steps; a continuous process has 1000 times that per unit of time.
     pub beta_start: f64,
     /// Last beta.
     pub beta_end: f64,
+    /// Text file with a table of betas for ddpm, one for each of its times; empty for none.
+    #[serde(default)]
+    pub betas: String,
+    /// Whether ddpm's or vp's schedule is rescaled to end in pure noise.
+    #[serde(default)]
+    pub zero_terminal_snr: bool,
+    /// Least sigma of ve and edm; 0 for the usual one (0.01 and 0.002).
+    #[serde(default)]
+    pub sigma_min: f64,
+    /// Largest sigma of ve and edm; 0 for the usual one (50 and 80).
+    #[serde(default)]
+    pub sigma_max: f64,
+    /// Exponent of edm's sigmas.
+    #[serde(default = "default_rho")]
+    pub rho: f64,
+    /// Rate of ou; its stationary variance is 1.
+    #[serde(default = "default_ou_rate")]
+    pub ou_rate: f64,
+    /// Standard deviation of the data, for the prediction type edm.
+    #[serde(default = "default_sigma_data")]
+    pub sigma_data: f64,
     /// Whether samplers clamp x0_hat to [−1, 1].
     pub clip_sample: bool,
     /// Channels of each level.
@@ -86,6 +113,23 @@ pub struct TrainConfig {
     pub dropout: f64,
     /// `default` or `scale_shift`.
     pub resnet_time_scale_shift: String,
+}
+
+// Settings that runs of older versions do not have.
+fn default_process() -> String {
+    "ddpm".into()
+}
+
+fn default_rho() -> f64 {
+    7.0 // Karras et al. 2022, table 1
+}
+
+fn default_ou_rate() -> f64 {
+    5.0
+}
+
+fn default_sigma_data() -> f64 {
+    0.5 // Karras et al. 2022, table 1
 }
 
 /// Keys that may change when a run is resumed; all others belong to the run.
@@ -117,10 +161,19 @@ impl TrainConfig {
             validate_every: 125,
             class_conditional: true,
             p_uncond: 0.1,
+            process: default_process(),
             prediction_type: "epsilon".into(),
+            time_convention: String::new(),
             beta_schedule: "squaredcos_cap_v2".into(),
             beta_start: 1e-4,
             beta_end: 0.02,
+            betas: String::new(),
+            zero_terminal_snr: false,
+            sigma_min: 0.0,
+            sigma_max: 0.0,
+            rho: default_rho(),
+            ou_rate: default_ou_rate(),
+            sigma_data: default_sigma_data(),
             clip_sample: true,
             block_out_channels: vec![32, 64],
             layers_per_block: 1,
@@ -255,7 +308,7 @@ impl TrainConfig {
             ));
         }
         LrSchedule::from_name(&self.lr_schedule)?;
-        self.scheduler()?.process().map(|_| ())
+        self.scheduler()?.check_trainable()
     }
 
     /// Refuses a resumed run whose settings differ where they may not.
@@ -279,16 +332,63 @@ impl TrainConfig {
     /// The scheduler that belongs to the model.
     ///
     /// # Errors
-    /// [`Error::Usage`] for unknown names.
+    /// [`Error::Usage`] for unknown names; [`Error::Io`] for a table of betas that cannot be read.
     pub fn scheduler(&self) -> Result<SchedulerConfig> {
-        Ok(SchedulerConfig {
+        let continuous = self.continuous()?;
+        let time_convention = match (self.time_convention.as_str(), &continuous) {
+            ("", None) => TimeConvention::DdpmIndex,
+            ("", Some(_)) => TimeConvention::Time,
+            (name, _) => TimeConvention::from_name(name)?,
+        };
+        let mut prediction = Prediction::from_name(&self.prediction_type)?;
+        if let Prediction::Edm { sigma_data } = &mut prediction {
+            *sigma_data = self.sigma_data;
+        }
+        let trained_betas = if self.betas.is_empty() { None } else { Some(read_betas(Path::new(&self.betas))?) };
+        let defaults = SchedulerConfig::default();
+        let scheduler = SchedulerConfig {
             beta_schedule: BetaSchedule::from_name(&self.beta_schedule)?,
             beta_start: self.beta_start,
             beta_end: self.beta_end,
-            prediction: Prediction::from_name(&self.prediction_type)?,
+            num_train_timesteps: trained_betas.as_ref().map_or(defaults.num_train_timesteps, Vec::len),
+            trained_betas,
+            prediction,
             clip_sample: self.clip_sample,
-            ..Default::default()
-        })
+            rescale_betas_zero_snr: self.zero_terminal_snr && continuous.is_none(),
+            // Pure noise is the last time alone: a run must begin there.
+            spacing: if self.zero_terminal_snr { Spacing::Trailing } else { defaults.spacing },
+            continuous,
+            time_convention,
+            ..defaults
+        };
+        Ok(scheduler.with_own_class_if_needed())
+    }
+
+    /// The continuous process, unless it is ddpm's table.
+    fn continuous(&self) -> Result<Option<ProcessConfig>> {
+        let schedule = BetaSchedule::from_name(&self.beta_schedule)?;
+        let (beta_min, beta_max) = (1000.0 * self.beta_start, 1000.0 * self.beta_end);
+        let or = |value: f64, usual: f64| if value == 0.0 { usual } else { value };
+        let sigmas = |min: f64, max: f64| (or(self.sigma_min, min), or(self.sigma_max, max));
+        Ok(Some(match self.process.as_str() {
+            "ddpm" => return Ok(None),
+            "vp" => ProcessConfig::Vp { schedule, beta_min, beta_max, zero_terminal_snr: self.zero_terminal_snr },
+            "sub_vp" => ProcessConfig::SubVp { schedule, beta_min, beta_max },
+            "ve" => {
+                let (sigma_min, sigma_max) = sigmas(0.01, 50.0); // Song et al. 2021, appendix C
+                ProcessConfig::Ve { sigma_min, sigma_max }
+            }
+            "ou" => ProcessConfig::Ou { rate: self.ou_rate, noise: (2.0 * self.ou_rate).sqrt() },
+            "edm" => {
+                let (sigma_min, sigma_max) = sigmas(0.002, 80.0); // Karras et al. 2022, table 1
+                ProcessConfig::Edm { sigma_min, sigma_max, rho: self.rho }
+            }
+            "flow" => ProcessConfig::Flow,
+            name => {
+                let known: Vec<&str> = ["ddpm"].into_iter().chain(ProcessConfig::NAMES).collect();
+                return Err(unknown_name("process", name, &known));
+            }
+        }))
     }
 
     /// The network for a data set: channels and size as they are, one row per class and one for the null class.
@@ -323,6 +423,16 @@ impl TrainConfig {
         config.validate().map_err(|e| Error::Usage(format!("settings: {e}")))?;
         Ok(config)
     }
+}
+
+/// Reads whitespace-separated numbers; whether they are betas is checked where the process is made.
+fn read_betas(path: &Path) -> Result<Vec<f64>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let number = |(i, word): (usize, &str)| {
+        let wrong = || Error::Usage(format!("betas = {}: entry {} is \"{word}\", not a number", path.display(), i + 1));
+        word.parse().map_err(|_| wrong())
+    };
+    text.split_whitespace().enumerate().map(number).collect()
 }
 
 fn lay(table: &mut Table, layer: Table, source: &str) -> Result<()> {

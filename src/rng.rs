@@ -32,6 +32,8 @@ pub enum Purpose {
     Eval = 10,
     /// Tests and benchmarks.
     Test = 11,
+    /// Samples of a known distribution.
+    Oracle = 12,
 }
 
 /// Where a block of random numbers lives.

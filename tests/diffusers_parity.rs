@@ -8,8 +8,8 @@ use tweedie::denoiser::{Denoiser, Estimate, NetworkDenoiser, Threshold, eps_coef
 use tweedie::io::{TensorFile, weights};
 use tweedie::nn::{ClassInput, Layout, Mode, UNet, UNetConfig};
 use tweedie::pipeline::{Class, Pipeline, SampleOptions};
-use tweedie::process::{Discrete, Level, Prediction, SchedulerConfig};
-use tweedie::sampler::{Grid, Run, StepNoise, ddim, ddpm};
+use tweedie::process::{Level, Prediction, SchedulerConfig};
+use tweedie::sampler::{DdimNoise, Grid, Run, StepNoise, ddim, ddpm};
 use tweedie::tape::{Grads, Tape};
 use tweedie::tensor::Tensor;
 use tweedie::testing::relative_error;
@@ -134,10 +134,11 @@ fn ddim_and_ddpm_trajectories_match_diffusers_schedulers() {
                 Ok(())
             });
             if is_ddpm {
-                ddpm(&mut run, x_t.clone(), &grid, config.variance).unwrap();
+                ddpm(&mut run, x_t.clone(), &grid, config.variance, grid.skips_time_zero()).unwrap();
             } else {
                 let recompute = case["use_clipped_model_output"].as_bool().unwrap();
-                ddim(&mut run, x_t.clone(), &grid, case["eta"].as_f64().unwrap(), recompute).unwrap();
+                let eta = DdimNoise::Eta(case["eta"].as_f64().unwrap());
+                ddim(&mut run, x_t.clone(), &grid, &eta, recompute).unwrap();
             }
             assert_eq!(run.nfe(), steps);
         }
@@ -155,7 +156,8 @@ fn alpha_bar_tables_match_diffusers() {
     let file = TensorFile::open(fixtures().join("schedulers.safetensors")).unwrap();
     for table in json(fixtures().join("schedulers.json"))["alphas_cumprod"].as_array().unwrap() {
         let name = table["name"].as_str().unwrap();
-        let process: Discrete = SchedulerConfig::from_json(&table["config"]).unwrap().process().unwrap();
+        let process = SchedulerConfig::from_json(&table["config"]).unwrap().process().unwrap();
+        let process = process.discrete().unwrap();
         let stored = table["f64"].as_str().map_or_else(|| format!("alphas_cumprod.{name}.f64"), String::from);
         for (k, want) in file.f64s(&stored).unwrap().iter().enumerate() {
             let got = process.alpha_bar(k).unwrap();
@@ -175,12 +177,8 @@ fn ddim_through_the_unet_matches_diffusers_pipeline() {
         let parity = TensorFile::open(folder.join("parity.safetensors")).unwrap();
         let config = SchedulerConfig::from_json(&json(folder.join("scheduler_config.json"))).unwrap();
         let labels: Option<Vec<u32>> = parity.i64s("class_labels").ok().map(|l| l.iter().map(|v| *v as u32).collect());
-        let inner = NetworkDenoiser {
-            unet: &unet,
-            params: &params,
-            prediction: config.prediction,
-            class_labels: labels.as_deref(),
-        };
+        let inner =
+            NetworkDenoiser { unet: &unet, params: &params, scheduler: &config, class_labels: labels.as_deref() };
         let denoiser = Threshold { inner, config: &config };
         let x_t = parity.tensor("ddim.x_T").unwrap();
         let samples: Vec<u32> = (0..x_t.shape()[0] as u32).collect();
@@ -190,7 +188,7 @@ fn ddim_through_the_unet_matches_diffusers_pipeline() {
             states.extend_from_slice(p.x.host::<f32>()?);
             Ok(())
         });
-        ddim(&mut run, x_t, &grid, 0.0, false).unwrap();
+        ddim(&mut run, x_t, &grid, &DdimNoise::Eta(0.0), false).unwrap();
         drop(run);
         let error = relative_error(&states, &parity.f32s("ddim.states").unwrap());
         println!("{name}: ten DDIM steps {error:.2e}");

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tweedie::io::TensorFile;
 use tweedie::nn::ClassInput;
 use tweedie::pipeline::{Class, Pipeline, SampleOptions};
-use tweedie::sampler::SamplerKind;
+use tweedie::sampler::{DdimNoise, SamplerKind, SamplerOptions};
 
 /// Values of an image of the digits.
 const IMAGE: usize = 64;
@@ -149,7 +149,7 @@ fn zero_noise_makes_ddpm_take_its_mean_each_step() {
     // The posterior mean of three steps over times 666, 333, 0, in f64 from the stored states and estimates.
     let pipeline = Pipeline::load(model()).unwrap();
     let process = pipeline.scheduler().process().unwrap();
-    let alpha_bar = |k: Option<usize>| k.map_or(1.0, |k| process.alpha_bar(k).unwrap());
+    let alpha_bar = |k: Option<usize>| k.map_or(1.0, |k| process.discrete().unwrap().alpha_bar(k).unwrap());
     for (step, (t, s)) in [(666, Some(333)), (333, Some(0)), (0, None)].into_iter().enumerate() {
         let (bar_t, bar_s) = (alpha_bar(Some(t)), alpha_bar(s));
         let alpha = bar_t / bar_s;
@@ -284,7 +284,7 @@ fn the_program_draws_what_the_library_draws() {
         sampler: SamplerKind::Ddim,
         steps: 4,
         count: 5,
-        eta: 0.5,
+        settings: SamplerOptions { noise: DdimNoise::Eta(0.5), ..SamplerOptions::default() },
         seed: 3,
         class: Class::Index(2),
         ..SampleOptions::default()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tweedie::cli::{self, OutputKind};
 use tweedie::pipeline::{Pipeline, SampleOptions};
-use tweedie::sampler::SamplerKind;
+use tweedie::sampler::{Churn, Corrector, DdimNoise, GridKind, SamplerKind, SamplerOptions};
 use tweedie::{Error, Result};
 
 /// Draw samples from a model folder as a picture, an animation or tensors.
@@ -19,26 +19,55 @@ use tweedie::{Error, Result};
     after_help = "Examples:
   sample --model runs/digits --class 3 --count 64 --out threes.png
   sample --model runs/digits --sampler ddim --steps 25 --out digits.gif
-  sample --model runs/digits --sampler ddpm --steps 1000 --count 1000 --out x.safetensors --json"
+  sample --model runs/digits --sampler ddpm --steps 1000 --count 1000 --out x.safetensors --json
+  sample --model runs/digits --sampler dpmpp_2m --spacing log_snr --steps 12 --out fast.png
+  sample --model runs/digits --sampler heun --steps 50 --encode images.safetensors --out latents.safetensors"
 )]
 struct Args {
     /// Model folder, as train or diffusers writes it
     #[arg(long)]
     model: PathBuf,
-    /// ddpm (ancestral) or ddim
+    /// ddpm, ddim, euler, heun, rk4, rk45, euler_maruyama, predictor_corrector, edm, dpmpp_2m or euler_ancestral
     #[arg(long, default_value = "ddpm")]
     sampler: String,
-    /// Network evaluations, 1 to the model's number of times [default: 50]
+    /// Steps [default: 50]; an evaluation of the network each, 2 for heun, edm and predictor_corrector, 4 for rk4
     #[arg(long)]
     steps: Option<usize>,
-    /// DDIM's share of fresh noise: 0 deterministic, 1 as DDPM [default: 0]
+    /// Levels that are visited: leading, trailing, linspace (the times of ddpm), uniform, quadratic, karras, log_snr
+    #[arg(long, conflicts_with = "tau")]
+    spacing: Option<String>,
+    /// Text file with the times 1 to T that are visited, ascending, the last one T
+    #[arg(long, value_name = "FILE", conflicts_with = "steps")]
+    tau: Option<PathBuf>,
+    /// Share of fresh noise: 0 deterministic, 1 as DDPM [default: ddim 0, euler_ancestral 1]
     #[arg(long, allow_negative_numbers = true)]
     eta: Option<f64>,
+    /// ddim: standard deviation of the fresh noise of every step but the last, instead of --eta
+    #[arg(long, allow_negative_numbers = true, conflicts_with = "eta")]
+    raw_sigma: Option<f64>,
+    /// ddpm: variance of the reverse step, small (beta-tilde) or large (beta) [default: the model's]
+    #[arg(long)]
+    variance: Option<String>,
+    /// ddpm: add noise in the last step too, as the lecture documents print it
+    #[arg(long)]
+    noise_at_end: bool,
+    /// rk45: bound of the local error [default: 1e-5]
+    #[arg(long, allow_negative_numbers = true)]
+    tolerance: Option<f64>,
+    /// edm: S_churn, the noise that is added and removed again [default: 0]
+    #[arg(long, allow_negative_numbers = true)]
+    churn: Option<f64>,
+    /// predictor_corrector: Langevin steps after each step [default: 1]
+    #[arg(long)]
+    corrector_steps: Option<usize>,
+    /// predictor_corrector: signal-to-noise ratio of a Langevin step [default: 0.16]
+    #[arg(long, allow_negative_numbers = true)]
+    corrector_snr: Option<f64>,
     /// DDIM: recompute the noise estimate from the clipped image estimate
     #[arg(long)]
     recompute_eps: bool,
     /// Images
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value = "64")]
     count: usize,
     /// Seed; sample i of a seed is the same at any --count, --batch and --threads
     #[arg(long, default_value_t = 0)]
@@ -55,6 +84,12 @@ struct Args {
     /// safetensors file with the noise of each step, z_0000, z_0001, … [n,h,w,c]
     #[arg(long)]
     noise: Option<PathBuf>,
+    /// Run a deterministic sampler backwards from the images x0 [n,h,w,c] of this safetensors file; --out gets their x_T
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["init", "noise", "count"])]
+    encode: Option<PathBuf>,
+    /// What the network must have been told of the time: ddpm_index, time or log_snr; another model is refused
+    #[arg(long, value_name = "NAME")]
+    time_convention: Option<String>,
     /// Write every state: FILE.safetensors (x_0000…, x0_hat_0000…) or FILE.gif
     #[arg(long)]
     trajectory: Option<PathBuf>,
@@ -78,6 +113,61 @@ struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Refuses flags that the sampler does not read.
+    fn check_flags(&self, sampler: SamplerKind) -> Result<()> {
+        use SamplerKind::{Ddim, Ddpm, Edm, EulerAncestral, PredictorCorrector, Rk45};
+        let flags: [(&str, bool, &[SamplerKind]); 9] = [
+            ("--eta", self.eta.is_some(), &[Ddim, EulerAncestral]),
+            ("--raw-sigma", self.raw_sigma.is_some(), &[Ddim]),
+            ("--recompute-eps", self.recompute_eps, &[Ddim]),
+            ("--variance", self.variance.is_some(), &[Ddpm]),
+            ("--noise-at-end", self.noise_at_end, &[Ddpm]),
+            ("--tolerance", self.tolerance.is_some(), &[Rk45]),
+            ("--churn", self.churn.is_some(), &[Edm]),
+            ("--corrector-steps", self.corrector_steps.is_some(), &[PredictorCorrector]),
+            ("--corrector-snr", self.corrector_snr.is_some(), &[PredictorCorrector]),
+        ];
+        let name = sampler.name();
+        for (flag, given, readers) in flags {
+            if given && !readers.contains(&sampler) {
+                let use_them = readers.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ");
+                return Err(Error::Usage(format!(
+                    "{flag}: has no meaning for --sampler {name}; use --sampler {use_them}"
+                )));
+            }
+        }
+        if sampler == Rk45 && (self.steps.is_some() || self.tau.is_some() || self.spacing.is_some()) {
+            return Err(Error::Usage("--sampler rk45: chooses its own steps; say --tolerance instead of them".into()));
+        }
+        Ok(())
+    }
+
+    fn settings(&self, steps: usize) -> SamplerOptions {
+        let usual = SamplerOptions::default();
+        let noise = match (self.raw_sigma, self.eta) {
+            // No noise may be left in the step to clean data.
+            (Some(sigma), _) => {
+                DdimNoise::Sigma((0..steps).map(|step| if step + 1 < steps { sigma } else { 0.0 }).collect())
+            }
+            (None, eta) => DdimNoise::Eta(eta.unwrap_or(0.0)),
+        };
+        SamplerOptions {
+            noise,
+            recompute_eps: self.recompute_eps,
+            noise_at_end: self.noise_at_end,
+            ancestral_eta: self.eta.unwrap_or(usual.ancestral_eta),
+            tolerance: self.tolerance.unwrap_or(usual.tolerance),
+            churn: Churn { churn: self.churn.unwrap_or(usual.churn.churn), ..usual.churn },
+            corrector: Corrector {
+                steps: self.corrector_steps.unwrap_or(usual.corrector.steps),
+                snr: self.corrector_snr.unwrap_or(usual.corrector.snr),
+            },
+            ..usual
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     cli::exit(cli::with_threads(args.threads, || run(&args)))
@@ -91,23 +181,25 @@ fn run(args: &Args) -> Result<()> {
         None => None,
     };
     let sampler = SamplerKind::from_name(&args.sampler)?;
-    for (flag, given) in [("--eta", args.eta.is_some()), ("--recompute-eps", args.recompute_eps)] {
-        if given && sampler != SamplerKind::Ddim {
-            let name = &args.sampler;
-            return Err(Error::Usage(format!("{flag}: has no meaning for --sampler {name}; use --sampler ddim")));
-        }
-    }
+    args.check_flags(sampler)?;
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?;
+    cli::check_time_convention(args.time_convention.as_deref(), &pipeline)?;
+    let tau = args.tau.as_deref().map(cli::read_tau).transpose()?;
     let all = pipeline.scheduler().num_train_timesteps;
-    let steps = args.steps.unwrap_or(all.min(50));
+    let steps = tau.as_ref().map_or(args.steps.unwrap_or(all.min(50)), Vec::len);
+    let spacing = match (tau, &args.spacing) {
+        (Some(tau), _) => Some(GridKind::Tau(tau)),
+        (None, Some(name)) => Some(GridKind::from_name(name)?),
+        (None, None) => None,
+    };
     let options = SampleOptions {
         sampler,
         steps,
-        eta: args.eta.unwrap_or(0.0),
-        variance: None,
-        recompute_eps: args.recompute_eps,
+        spacing,
+        variance: args.variance.as_deref().map(cli::variance_flag).transpose()?,
+        settings: args.settings(steps),
         count: args.count,
         class,
         seed: args.seed,
@@ -117,10 +209,14 @@ fn run(args: &Args) -> Result<()> {
         trajectory: kind == OutputKind::Gif || trajectory.is_some(),
     };
     let bar = cli::progress_bar(0);
-    let outcome = pipeline.sample_with(&options, &mut |done, of| {
+    let mut show = |done: usize, of: usize| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
-    });
+    };
+    let outcome = match &args.encode {
+        Some(path) => pipeline.encode(&cli::read_images(path)?, &options, &mut show),
+        None => pipeline.sample_with(&options, &mut show),
+    };
     bar.finish_and_clear();
     let samples = outcome?;
     cli::write_samples(&args.out, kind, &samples)?;
@@ -128,8 +224,9 @@ fn run(args: &Args) -> Result<()> {
         cli::write_trajectory(path, kind, &samples)?;
     }
     eprintln!(
-        "{} samples, {} evaluations each, {:.2} s: wrote {}",
-        args.count,
+        "{} {}, {} evaluations each, {:.2} s: wrote {}",
+        samples.x0.shape()[0],
+        if args.encode.is_some() { "images encoded" } else { "samples" },
         samples.nfe,
         samples.seconds,
         args.out.display()
@@ -139,8 +236,8 @@ fn run(args: &Args) -> Result<()> {
             "seconds": samples.seconds,
             "nfe": samples.nfe,
             "seconds_per_nfe": samples.seconds / samples.nfe as f64,
-            "count": args.count,
-            "images_per_second": args.count as f64 / samples.seconds,
+            "count": samples.x0.shape()[0],
+            "images_per_second": samples.x0.shape()[0] as f64 / samples.seconds,
             "sampler": args.sampler,
             "steps": steps,
             "seed": args.seed,

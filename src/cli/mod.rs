@@ -10,6 +10,8 @@ use crate::io::TensorFile;
 use crate::io::tensors::{Entry, write_tensors};
 use crate::nn::{ClassEmbed, ClassInput};
 use crate::pipeline::{Class, Pipeline, Weights};
+use crate::process::{TimeConvention, Variance};
+use crate::sampler::parse_tau;
 use crate::tensor::{Shape, Tensor};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
@@ -90,6 +92,52 @@ pub fn weights_flag(text: &str) -> Result<Weights> {
         "raw" => Ok(Weights::Raw),
         _ => Err(Error::Usage(format!("--weights {text}: expected ema (the moving average) or raw"))),
     }
+}
+
+/// Reads `--variance`.
+///
+/// # Errors
+/// [`Error::Usage`] for another text than `small` or `large`.
+pub fn variance_flag(text: &str) -> Result<Variance> {
+    match text {
+        "small" => Ok(Variance::FixedSmall),
+        "large" => Ok(Variance::FixedLarge),
+        _ => Err(Error::Usage(format!("--variance {text}: expected small (beta-tilde) or large (beta)"))),
+    }
+}
+
+/// Refuses a model whose network was told another time than `asked`.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown name, or with both conventions.
+pub fn check_time_convention(asked: Option<&str>, pipeline: &Pipeline) -> Result<()> {
+    let Some(asked) = asked else { return Ok(()) };
+    let (asked, has) = (TimeConvention::from_name(asked)?, pipeline.scheduler().time_convention);
+    if asked == has {
+        return Ok(());
+    }
+    let (asked, has) = (asked.name(), has.name());
+    Err(Error::Usage(format!(
+        "--time-convention {asked}: the model's network was trained with {has}, and cannot be told another time; train one with \
+         --set time_convention={asked}"
+    )))
+}
+
+/// Reads the times of a `--tau` file.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read; [`Error::Usage`] for a word that is not a whole number.
+pub fn read_tau(path: &Path) -> Result<Vec<usize>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    parse_tau(&text).map_err(|e| Error::Usage(format!("--tau {}: {e}", path.display())))
+}
+
+/// Reads `x0` from an `--encode` file.
+///
+/// # Errors
+/// [`Error::Model`] if the file or the tensor is missing or malformed.
+pub fn read_images(path: &Path) -> Result<Tensor> {
+    TensorFile::open(path)?.tensor("x0")
 }
 
 /// Reads `x_T` from an `--init` file.

@@ -1,15 +1,16 @@
 //! Denoisers: D(x_t, t) → x0_hat. Samplers see nothing else.
 
 mod network;
+pub mod oracle;
 mod predict;
 mod threshold;
 
 pub use network::NetworkDenoiser;
-pub use predict::{eps_coefficients, target, x0_coefficients};
+pub use predict::{eps_coefficients, loss_weight, target, x0_coefficients};
 pub use threshold::Threshold;
 
 use crate::error::Result;
-use crate::ops::{self, Noise, ReverseStep};
+use crate::ops::{self, Noise, ReverseStep, StepInputs};
 use crate::process::Level;
 use crate::tensor::Tensor;
 
@@ -20,6 +21,15 @@ pub trait Denoiser {
     /// # Errors
     /// Those of the network or oracle behind it.
     fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate>;
+
+    /// One estimate `[1, …]` for each row of `x_t`, row i at level `at[i]`: for methods whose step size is each sample's own. One
+    /// evaluation of a network, where there is one.
+    ///
+    /// # Errors
+    /// Those of the network or oracle behind it.
+    fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
+        at.iter().enumerate().map(|(i, at)| self.denoise(&x_t.rows(i, 1)?, *at)).collect()
+    }
 }
 
 /// x0_hat and eps_hat as linear functions of x_t and the network's output, so that a sampler's whole step is one pass
@@ -40,6 +50,16 @@ pub struct Estimate {
     pub x0_hat: Option<Tensor>,
 }
 
+impl<D: Denoiser + ?Sized> Denoiser for &D {
+    fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate> {
+        (**self).denoise(x_t, at)
+    }
+
+    fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
+        (**self).denoise_rows(x_t, at)
+    }
+}
+
 /// A step of a sampler in its own terms: next = x·x_t + x0·x0_hat + eps·eps_hat + noise·z.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTerms {
@@ -54,11 +74,25 @@ pub struct StepTerms {
 }
 
 impl Estimate {
+    /// The estimate of an exact denoiser: x0_hat itself. `at` must have noise.
+    pub fn of_x0(x_t: Tensor, x0_hat: Tensor, at: Level) -> Estimate {
+        let eps = (1.0 / at.sigma, -at.alpha / at.sigma);
+        Estimate { x_t, net_out: x0_hat, x0: (0.0, 1.0), eps, clip: None, x0_hat: None }
+    }
+
     /// Takes a step.
     ///
     /// # Errors
     /// As [`ops::reverse_step`].
     pub fn step(&self, terms: StepTerms, noise: Noise<'_>) -> Result<Tensor> {
+        self.step_from(terms, None, noise)
+    }
+
+    /// Takes a step to which an earlier tensor contributes: `past.0`·`past.1`.
+    ///
+    /// # Errors
+    /// As [`ops::reverse_step`].
+    pub fn step_from(&self, terms: StepTerms, past: Option<(f64, &Tensor)>, noise: Noise<'_>) -> Result<Tensor> {
         let step = ReverseStep {
             from_x: self.x0.0,
             from_out: self.x0.1,
@@ -66,9 +100,11 @@ impl Estimate {
             to_x: terms.x + terms.eps * self.eps.0,
             to_x0: terms.x0,
             to_out: terms.eps * self.eps.1,
+            to_past: past.map_or(0.0, |(factor, _)| factor),
             noise: terms.noise,
         };
-        ops::reverse_step(&self.x_t, &self.net_out, self.x0_hat.as_ref(), &step, noise)
+        let inputs = StepInputs { x0_hat: self.x0_hat.as_ref(), past: past.map(|(_, tensor)| tensor) };
+        ops::reverse_step(&self.x_t, &self.net_out, inputs, &step, noise)
     }
 
     /// x0_hat as a tensor.

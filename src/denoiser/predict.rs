@@ -1,27 +1,37 @@
-//! What the network's output means: conversions between eps, x0 and v, in one place (items 14 and 44).
+//! What the network's output means: conversions between eps, x0, v, score, velocity and EDM's F, in one place (items 14 and 44).
 //!
 //! All are linear in (x_t, net_out) with x_t = alpha·x0 + sigma·eps and v = alpha·eps − sigma·x0.
 
 use crate::error::{Error, Result};
-use crate::ops::{self, Noise, ReverseStep};
+use crate::ops::{self, Noise, ReverseStep, StepInputs};
 use crate::process::{Level, Prediction};
 use crate::tensor::Tensor;
 
 /// (a, b) with x0_hat = a·x_t + b·net_out.
 ///
 /// # Errors
-/// [`Error::Usage`] for eps prediction at alpha = 0: pure noise holds no x0 (train with v or x0 for zero terminal SNR).
+/// [`Error::Usage`] for eps and score prediction at alpha = 0: pure noise holds no x0 (train with v or x0 for zero terminal SNR).
 pub fn x0_coefficients(prediction: Prediction, at: Level) -> Result<(f64, f64)> {
+    let Level { alpha, sigma, .. } = at;
     match prediction {
         Prediction::X0 => Ok((0.0, 1.0)),
         // alpha·x_t − sigma·v = (alpha² + sigma²)·x0; the sum is 1 for variance-preserving processes.
         Prediction::V => {
-            let norm = at.alpha.powi(2) + at.sigma.powi(2);
-            Ok((at.alpha / norm, -at.sigma / norm))
+            let norm = alpha.powi(2) + sigma.powi(2);
+            Ok((alpha / norm, -sigma / norm))
         }
-        Prediction::Eps if at.alpha > 0.0 => Ok((1.0 / at.alpha, -at.sigma / at.alpha)),
-        Prediction::Eps => Err(Error::Usage(format!(
-            "prediction_type epsilon: level t = {} is pure noise (alpha = 0), from which x0 cannot be computed; use v_prediction",
+        // x_t − sigma·(eps − x0) = (alpha + sigma)·x0.
+        Prediction::Velocity => Ok((1.0 / (alpha + sigma), -sigma / (alpha + sigma))),
+        // c_skip and c_out of Karras et al. 2022, table 1, for y = x_t/alpha and its sigma/alpha; regular at both ends.
+        Prediction::Edm { sigma_data } => {
+            let scale = (alpha * sigma_data).hypot(sigma);
+            Ok((alpha * (sigma_data / scale).powi(2), sigma * sigma_data / scale))
+        }
+        Prediction::Eps if alpha > 0.0 => Ok((1.0 / alpha, -sigma / alpha)),
+        Prediction::Score if alpha > 0.0 => Ok((1.0 / alpha, sigma * sigma / alpha)),
+        Prediction::Eps | Prediction::Score => Err(Error::Usage(format!(
+            "prediction_type {}: level t = {} is pure noise (alpha = 0), from which x0 cannot be computed; use v_prediction",
+            prediction.name(),
             at.t
         ))),
     }
@@ -32,14 +42,37 @@ pub fn x0_coefficients(prediction: Prediction, at: Level) -> Result<(f64, f64)> 
 /// # Errors
 /// [`Error::Usage`] for x0 prediction at sigma = 0: clean data holds no noise.
 pub fn eps_coefficients(prediction: Prediction, at: Level) -> Result<(f64, f64)> {
+    let Level { alpha, sigma, .. } = at;
     match prediction {
         Prediction::Eps => Ok((0.0, 1.0)),
         Prediction::V => {
-            let norm = at.alpha.powi(2) + at.sigma.powi(2);
-            Ok((at.sigma / norm, at.alpha / norm))
+            let norm = alpha.powi(2) + sigma.powi(2);
+            Ok((sigma / norm, alpha / norm))
         }
-        Prediction::X0 if at.sigma > 0.0 => Ok((1.0 / at.sigma, -at.alpha / at.sigma)),
+        Prediction::Velocity => Ok((1.0 / (alpha + sigma), alpha / (alpha + sigma))),
+        Prediction::Edm { sigma_data } => {
+            // (x_t − alpha·x0_hat)/sigma with 1 − alpha·c_skip = sigma²/scale²: nothing is divided by sigma.
+            let scale = (alpha * sigma_data).hypot(sigma);
+            Ok((sigma / scale / scale, -alpha * sigma_data / scale))
+        }
+        Prediction::Score => Ok((0.0, -sigma)),
+        Prediction::X0 if sigma > 0.0 => Ok((1.0 / sigma, -alpha / sigma)),
         Prediction::X0 => Err(Error::Usage(format!("level t = {} has no noise to estimate (sigma = 0)", at.t))),
+    }
+}
+
+/// (a, b) with which a·x0 + b·eps is what the network should have said.
+fn target_coefficients(prediction: Prediction, alpha: f64, sigma: f64) -> (f64, f64) {
+    match prediction {
+        Prediction::Eps => (0.0, 1.0),
+        Prediction::X0 => (1.0, 0.0),
+        Prediction::V => (-sigma, alpha),
+        Prediction::Score => (0.0, -1.0 / sigma),
+        Prediction::Velocity => (-1.0, 1.0),
+        Prediction::Edm { sigma_data } => {
+            let scale = (alpha * sigma_data).hypot(sigma);
+            (sigma / (scale * sigma_data), -alpha * sigma_data / scale)
+        }
     }
 }
 
@@ -51,14 +84,25 @@ pub fn target(prediction: Prediction, x0: &Tensor, eps: &Tensor, alpha: &[f64], 
     match prediction {
         Prediction::Eps => Ok(eps.clone()),
         Prediction::X0 => Ok(x0.clone()),
-        Prediction::V => {
+        _ => {
             let rows = alpha.iter().zip(sigma).enumerate().map(|(i, (alpha, sigma))| {
-                let step = ReverseStep { to_x: -sigma, to_out: *alpha, ..Default::default() };
-                ops::reverse_step(&x0.rows(i, 1)?, &eps.rows(i, 1)?, None, &step, Noise::None)
+                let (to_x, to_out) = target_coefficients(prediction, *alpha, *sigma);
+                let step = ReverseStep { to_x, to_out, ..Default::default() };
+                ops::reverse_step(&x0.rows(i, 1)?, &eps.rows(i, 1)?, StepInputs::default(), &step, Noise::None)
             });
             let rows = rows.collect::<Result<Vec<_>>>()?;
             Tensor::stack_rows(&rows, x0.shape())
         }
+    }
+}
+
+/// Weight of the squared error at a level, with which outputs that grow towards one end count evenly: sigma² for the score (so
+/// that the loss is that of eps), 1/(alpha² + sigma²) for v, 1 for the others.
+pub fn loss_weight(prediction: Prediction, at: Level) -> f64 {
+    match prediction {
+        Prediction::Score => at.sigma.powi(2),
+        Prediction::V => 1.0 / (at.alpha.powi(2) + at.sigma.powi(2)),
+        _ => 1.0,
     }
 }
 
@@ -69,26 +113,37 @@ mod tests {
     #[test]
     fn every_prediction_recovers_x0_and_eps() {
         let (x0, eps) = (0.7_f64, -1.3_f64);
-        for sigma in [0.01_f64, 0.5, 0.99] {
-            let alpha = (1.0 - sigma * sigma).sqrt();
-            let at = Level { t: 0.0, alpha, sigma, log_alpha: alpha.ln() };
+        // Variance preserving, variance exploding, and straight lines.
+        for (alpha, sigma) in [(0.9999, 0.01), (0.75_f64.sqrt(), 0.5), (0.14, 0.99), (1.0, 30.0), (0.3, 0.7)] {
+            let at = Level::of(alpha, sigma);
             let x_t = alpha * x0 + sigma * eps;
-            let outputs = [(Prediction::Eps, eps), (Prediction::X0, x0), (Prediction::V, alpha * eps - sigma * x0)];
+            // Karras et al. 2022, table 1, in y = x_t/alpha and s = sigma/alpha: F = (x0 − c_skip·y)/c_out.
+            let (y, s, d): (f64, f64, f64) = (x_t / alpha, sigma / alpha, 0.5);
+            let c_skip = d * d / (s * s + d * d);
+            let c_out = s * d / (s * s + d * d).sqrt();
+            let outputs = [
+                (Prediction::Eps, eps),
+                (Prediction::X0, x0),
+                (Prediction::V, alpha * eps - sigma * x0),
+                (Prediction::Score, -eps / sigma),
+                (Prediction::Velocity, eps - x0),
+                (Prediction::Edm { sigma_data: d }, (x0 - c_skip * y) / c_out),
+            ];
             for (prediction, out) in outputs {
                 let (a, b) = x0_coefficients(prediction, at).unwrap();
                 let (c, d) = eps_coefficients(prediction, at).unwrap();
-                assert!((a * x_t + b * out - x0).abs() < 1e-12, "{prediction:?}");
+                assert!((a * x_t + b * out - x0).abs() < 1e-12 * s.max(1.0), "{prediction:?}");
                 assert!((c * x_t + d * out - eps).abs() < 1e-12, "{prediction:?}");
                 let row = |v: f64| Tensor::from_slice(&[v], [1, 1]).unwrap();
                 let t = target(prediction, &row(x0), &row(eps), &[alpha], &[sigma]).unwrap();
-                assert!((t.to_vec::<f64>().unwrap()[0] - out).abs() < 1e-15);
+                assert!((t.to_vec::<f64>().unwrap()[0] - out).abs() < 1e-13 * out.abs().max(1.0), "{prediction:?}");
             }
         }
     }
 
     #[test]
     fn the_two_limits_without_an_answer_are_errors() {
-        let noise = Level { t: 999.0, alpha: 0.0, sigma: 1.0, log_alpha: f64::NEG_INFINITY };
+        let noise = Level::of(0.0, 1.0);
         assert!(x0_coefficients(Prediction::Eps, noise).unwrap_err().to_string().contains("use v_prediction"));
         assert_eq!(x0_coefficients(Prediction::V, noise).unwrap(), (0.0, -1.0));
         assert!(eps_coefficients(Prediction::X0, Level::CLEAN).is_err());

@@ -13,9 +13,8 @@ pub struct Threshold<'a, D> {
     pub config: &'a SchedulerConfig,
 }
 
-impl<D: Denoiser> Denoiser for Threshold<'_, D> {
-    fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate> {
-        let mut estimate = self.inner.denoise(x_t, at)?;
+impl<D: Denoiser> Threshold<'_, D> {
+    fn bound(&self, mut estimate: Estimate) -> Result<Estimate> {
         if self.config.thresholding {
             let (ratio, top) = (self.config.dynamic_thresholding_ratio, self.config.sample_max_value);
             estimate.x0_hat = Some(dynamic_threshold(estimate.x0_hat()?, ratio, top)?);
@@ -23,6 +22,16 @@ impl<D: Denoiser> Denoiser for Threshold<'_, D> {
             estimate.clip = Some(self.config.clip_sample_range);
         }
         Ok(estimate)
+    }
+}
+
+impl<D: Denoiser> Denoiser for Threshold<'_, D> {
+    fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate> {
+        self.bound(self.inner.denoise(x_t, at)?)
+    }
+
+    fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
+        self.inner.denoise_rows(x_t, at)?.into_iter().map(|estimate| self.bound(estimate)).collect()
     }
 }
 

@@ -78,8 +78,7 @@ pub fn denoising_loss(
             let index = data.held_out()[*image] as usize;
             data.copy_image(index, out);
             let u = Address::new(options.seed, Purpose::Eval).sample(*image).sub_index(1).uniform(*draw);
-            let k = (*draw as f64 + u) / options.draws as f64 * process.steps() as f64;
-            levels.push(process.level((k as usize).min(process.steps() - 1))?);
+            levels.push(process.draw((*draw as f64 + u) / options.draws as f64));
             if is_conditional {
                 let label = data.label(index);
                 labels.push(label.ok_or_else(|| {
@@ -89,15 +88,19 @@ pub fn denoising_loss(
         }
         let alpha: Vec<f64> = levels.iter().map(|l| l.alpha).collect();
         let sigma: Vec<f64> = levels.iter().map(|l| l.sigma).collect();
+        let scaled =
+            |of: fn(&Level) -> f64| levels.iter().map(|l| scheduler.input_scale(*l) * of(l)).collect::<Vec<_>>();
+        let (in_alpha, in_sigma) = (scaled(|l| l.alpha), scaled(|l| l.sigma));
         let samples: Vec<u32> = chunk.iter().map(|(i, d)| (i * options.draws + d) as u32).collect();
-        let noised = ops::perturb(&x0, &alpha, &sigma, Address::new(options.seed, Purpose::Eval), &samples)?;
+        let noised = ops::perturb(&x0, &in_alpha, &in_sigma, Address::new(options.seed, Purpose::Eval), &samples)?;
         let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
-        let times: Vec<f32> = levels.iter().map(|l| l.t as f32).collect();
+        let convention = scheduler.time_convention;
+        let times: Vec<f32> = levels.iter().map(|l| convention.network_time(*l) as f32).collect();
         let class = is_conditional.then_some(ClassInput::Labels(&labels));
         let net_out = unet.forward(params, &noised.x_t, &times, class, Mode::Inference)?;
         let (_, errors) = ops::weighted_mse(&net_out, &target, &vec![1.0; n])?;
         for (((image, _), error), level) in chunk.iter().zip(errors).zip(&levels) {
-            per_image[*image] += error * eps_loss_factor(scheduler.prediction, *level) / options.draws as f64;
+            per_image[*image] += error * eps_loss_factor(scheduler.prediction, *level)? / options.draws as f64;
         }
     }
     let mean = per_image.iter().sum::<f64>() / images as f64;

@@ -11,7 +11,7 @@ use super::weights::param_entries;
 use super::write_atomically;
 use crate::error::{Error, Result};
 use crate::nn::{ParamSpec, Params, UNetConfig};
-use crate::process::SchedulerConfig;
+use crate::process::{SchedulerConfig, TimeConvention};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -20,15 +20,12 @@ use std::path::{Path, PathBuf};
 /// Version of `tweedie.json` and of the checkpoint.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The times a network is given: DDPM's index, 0 to T − 1.
-pub const DDPM_INDEX: &str = "ddpm_index";
-
 /// Our own fields, which diffusers has no place for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TweedieJson {
     /// Layout version of the folder.
     pub format_version: u32,
-    /// What the network's time input means.
+    /// What the network's time input means: the name of a [`crate::process::TimeConvention`].
     pub time_convention: String,
     /// Image size `[h, w, c]`.
     pub image_shape: [usize; 3],
@@ -88,10 +85,12 @@ impl ModelFolder {
             let path = self.path(name);
             std::fs::create_dir_all(&path).map_err(Error::io("create the folder", &path))?;
         }
+        let (pipeline, library) =
+            if scheduler.is_own() { ("TweediePipeline", "tweedie") } else { ("DDPMPipeline", "diffusers") };
         let index = json!({
-            "_class_name": "DDPMPipeline",
+            "_class_name": pipeline,
             "_diffusers_version": "0.30.0",
-            "scheduler": ["diffusers", scheduler.class_name],
+            "scheduler": [library, scheduler.class_name],
             "unet": ["diffusers", "UNet2DModel"],
         });
         self.write_json("scheduler/scheduler_config.json", &scheduler.to_json())?;
@@ -140,6 +139,15 @@ impl ModelFolder {
         let scheduler =
             SchedulerConfig::from_json(&self.read_json("scheduler/scheduler_config.json")?).map_err(in_folder)?;
         let own = if self.path("tweedie.json").is_file() { Some(self.read_own()?) } else { None };
+        if let Some(own) = &own
+            && own.time_convention != scheduler.time_convention.name()
+        {
+            let (told, used) = (&own.time_convention, scheduler.time_convention.name());
+            return Err(Error::Model(format!(
+                "model \"{root}\": tweedie.json says that the network was trained with the time convention \"{told}\", the scheduler \
+                 would give it \"{used}\""
+            )));
+        }
         Ok((unet, scheduler, own))
     }
 
@@ -154,12 +162,8 @@ impl ModelFolder {
                 own.format_version
             )));
         }
-        if own.time_convention != DDPM_INDEX {
-            return Err(Error::Model(format!(
-                "{}: time convention \"{}\" is unknown; expected \"{DDPM_INDEX}\"",
-                path.display(),
-                own.time_convention
-            )));
+        if let Err(e) = TimeConvention::from_name(&own.time_convention) {
+            return Err(Error::Model(format!("{}: {e}", path.display())));
         }
         Ok(own)
     }

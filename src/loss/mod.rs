@@ -1,20 +1,17 @@
 //! The denoising loss: how times are drawn, labels dropped, and what the network's error means in terms of eps.
 
+use crate::denoiser::eps_coefficients;
 use crate::error::Result;
-use crate::process::{Level, Prediction};
+use crate::process::{Level, Prediction, Process};
 use crate::rng::{Address, Purpose};
 
 /// The level of each image of a training batch: uniform over the process's times (Ho et al. 2020, algorithm 1; item 21),
 /// addressed by (seed, step, image).
-///
-/// # Errors
-/// Never for a process with at least one level.
-pub fn draw_levels(process: &crate::process::Discrete, seed: u64, step: u64, levels: &mut [Level]) -> Result<()> {
+pub fn draw_levels(process: &dyn Process, seed: u64, step: u64, levels: &mut [Level]) {
     let address = Address::new(seed, Purpose::Time).step(step as usize);
     for (i, level) in levels.iter_mut().enumerate() {
-        *level = process.level(address.sample(i).below(0, process.steps()))?;
+        *level = process.draw(address.sample(i).uniform(0));
     }
-    Ok(())
 }
 
 /// Replaces each label by `null_label` with probability `p_uncond` (Ho & Salimans 2022, algorithm 1; item 61).
@@ -28,12 +25,11 @@ pub fn drop_labels(labels: &mut [u32], null_label: u32, p_uncond: f64, seed: u64
 }
 
 /// Factor from the squared error of the network's output to that of eps_hat, at one level.
-pub fn eps_loss_factor(prediction: Prediction, at: Level) -> f64 {
-    match prediction {
-        Prediction::Eps => 1.0,
-        Prediction::X0 => (at.alpha / at.sigma).powi(2),
-        Prediction::V => (at.alpha / (at.alpha.powi(2) + at.sigma.powi(2))).powi(2),
-    }
+///
+/// # Errors
+/// As [`eps_coefficients`].
+pub fn eps_loss_factor(prediction: Prediction, at: Level) -> Result<f64> {
+    Ok(eps_coefficients(prediction, at)?.1.powi(2))
 }
 
 #[cfg(test)]
@@ -48,7 +44,7 @@ mod tests {
         let mut bins = [0.0_f64; 20];
         let mut levels = vec![Level::CLEAN; 400];
         for step in 0..100 {
-            draw_levels(&process, 2, step, &mut levels).unwrap();
+            draw_levels(&*process, 2, step, &mut levels);
             levels.iter().for_each(|l| bins[l.t as usize / 50] += 1.0);
         }
         let chi: f64 = bins.iter().map(|b| (b - 2000.0).powi(2) / 2000.0).sum();

@@ -29,7 +29,7 @@ pub use perturb::{Perturbed, perturb};
 pub use pointwise::{add, affine, silu};
 pub use reduce::grad_norm;
 pub use resample::{mean_pool2, upsample_nearest};
-pub use reverse_step::{Noise, ReverseStep, reverse_step};
+pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
 pub use weighted_mse::weighted_mse;
 
 use crate::error::{Error, Result};

@@ -2,9 +2,9 @@
 //! registers.
 //!
 //! x0_hat = clip(from_x·x_t + from_out·net_out),
-//! next   = to_x·x_t + to_x0·x0_hat + to_out·net_out + noise·z
+//! next   = to_x·x_t + to_x0·x0_hat + to_out·net_out + to_past·past + noise·z
 //!
-//! Every sampler step that is linear in (x_t, x0_hat, net_out, z) is this op with other scalars. Scalars are f64; where
+//! Every sampler step that is linear in (x_t, x0_hat, net_out, z) and at most one earlier tensor is this op with other scalars. Scalars are f64; where
 //! nothing is clipped, x0_hat's coefficients are folded in first, so that large terms of opposite sign cancel in f64.
 //! Not differentiable. Cost: 12 bytes per element (f32), memory bound but for the noise.
 
@@ -29,8 +29,19 @@ pub struct ReverseStep {
     pub to_x0: f64,
     /// The network output's own share of the result.
     pub to_out: f64,
+    /// The earlier tensor's share of the result.
+    pub to_past: f64,
     /// Standard deviation of the noise.
     pub noise: f64,
+}
+
+/// Further tensors of a step, each of the shape of x_t.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepInputs<'a> {
+    /// Replaces `clip(from_x·x_t + from_out·net_out)` where an estimate was computed outside (dynamic thresholding).
+    pub x0_hat: Option<&'a Tensor>,
+    /// What a multi-step or multi-stage method kept from before.
+    pub past: Option<&'a Tensor>,
 }
 
 /// Where a step's standard normals come from.
@@ -52,7 +63,7 @@ pub enum Noise<'a> {
 /// The next x of a sampler.
 ///
 /// * `x_t`, `net_out` — `[n, …]`, f32 or f64
-/// * `x0_hat` — replaces `clip(from_x·x_t + from_out·net_out)` where an estimate was computed outside (dynamic thresholding)
+/// * `inputs` — an estimate computed outside, an earlier tensor
 /// * `step` — the scalars
 /// * `noise` — used where `step.noise` is not 0
 ///
@@ -63,24 +74,24 @@ pub enum Noise<'a> {
 ///
 /// # Example
 /// ```
-/// use tweedie::{ops::{reverse_step, Noise, ReverseStep}, tensor::Tensor};
+/// use tweedie::{ops::{reverse_step, Noise, ReverseStep, StepInputs}, tensor::Tensor};
 /// let (x, eps) = (Tensor::from_slice(&[2.0_f64], [1, 1])?, Tensor::from_slice(&[1.0_f64], [1, 1])?);
 /// // alpha = 0.8, sigma = 0.6: x0_hat = (2 − 0.6)/0.8 = 1.75, clipped to 1.
 /// let step = ReverseStep { from_x: 1.25, from_out: -0.75, clip: Some(1.0), to_x0: 1.0, ..Default::default() };
-/// assert_eq!(reverse_step(&x, &eps, None, &step, Noise::None)?.to_vec::<f64>()?, [1.0]);
+/// assert_eq!(reverse_step(&x, &eps, StepInputs::default(), &step, Noise::None)?.to_vec::<f64>()?, [1.0]);
 /// # Ok::<(), tweedie::Error>(())
 /// ```
 pub fn reverse_step(
     x_t: &Tensor,
     net_out: &Tensor,
-    x0_hat: Option<&Tensor>,
+    inputs: StepInputs<'_>,
     step: &ReverseStep,
     noise: Noise<'_>,
 ) -> Result<Tensor> {
     let noise = if step.noise == 0.0 { Noise::None } else { noise };
     let given = if let Noise::Given(z) = noise { Some(z) } else { None };
-    let inputs: Vec<&Tensor> = [x_t, net_out].into_iter().chain(x0_hat).chain(given).collect();
-    if let Some(other) = inputs.iter().find(|t| t.shape() != x_t.shape()) {
+    let all: Vec<&Tensor> = [x_t, net_out].into_iter().chain(inputs.x0_hat).chain(inputs.past).chain(given).collect();
+    if let Some(other) = all.iter().find(|t| t.shape() != x_t.shape()) {
         return Err(Error::Shape(format!("reverse_step: x_t {} and {} differ", x_t.shape(), other.shape())));
     }
     let n = x_t.shape().first().copied().unwrap_or(0);
@@ -89,16 +100,16 @@ pub fn reverse_step(
     {
         return Err(Error::Shape(format!("reverse_step: {n} images want {n} noise samples, got {}", samples.len())));
     }
-    match (same_device("reverse_step", &inputs)?, x_t.dtype()) {
-        (Device::Cpu, Dtype::F32) => cpu::step::<f32>(x_t, net_out, x0_hat, step, noise),
-        (Device::Cpu, Dtype::F64) => cpu::step::<f64>(x_t, net_out, x0_hat, step, noise),
+    match (same_device("reverse_step", &all)?, x_t.dtype()) {
+        (Device::Cpu, Dtype::F32) => cpu::step::<f32>(x_t, net_out, inputs, step, noise),
+        (Device::Cpu, Dtype::F64) => cpu::step::<f64>(x_t, net_out, inputs, step, noise),
         (Device::Cpu, dtype) => Err(Error::Dtype(format!("reverse_step: wants f32 or f64, got {dtype:?}"))),
         (device, _) => Err(no_kernel("reverse_step", device)),
     }
 }
 
 mod cpu {
-    use super::{Noise, ReverseStep};
+    use super::{Noise, ReverseStep, StepInputs};
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
     use crate::rng::Address;
@@ -161,10 +172,11 @@ mod cpu {
     pub(super) fn step<T: Real>(
         x_t: &Tensor,
         net_out: &Tensor,
-        x0_hat: Option<&Tensor>,
+        inputs: StepInputs<'_>,
         step: &ReverseStep,
         noise: Noise<'_>,
     ) -> Result<Tensor> {
+        let x0_hat = inputs.x0_hat;
         let n = x_t.shape().first().copied().unwrap_or(1).max(1);
         let row = x_t.count() / n;
         let fold = x0_hat.is_none() && step.clip.is_none();
@@ -181,6 +193,8 @@ mod cpu {
         let mut next = Tensor::empty(x_t.shape(), T::DTYPE, Device::Cpu)?;
         let (x, out) = (x_t.host::<T>()?, net_out.host::<T>()?);
         let x0 = x0_hat.map(Tensor::host::<T>).transpose()?;
+        let past = inputs.past.map(Tensor::host::<T>).transpose()?;
+        let to_past = T::of(step.to_past);
         let given = if let Noise::Given(z) = noise { Some(z.host::<T>()?) } else { None };
         let target = DisjointMut::new(next.host_mut::<T>()?);
         let blocks = row.div_ceil(BLOCK);
@@ -200,7 +214,14 @@ mod cpu {
                 }
                 _ => BlockNoise::None,
             };
-            run(&x[range.clone()], &out[range.clone()], estimate, noise, k, target.slice(range.start, len));
+            let y = target.slice(range.start, len);
+            run(&x[range.clone()], &out[range.clone()], estimate, noise, k, y);
+            if let Some(past) = past {
+                // `y` is in the first-level cache here: 16 KiB.
+                for (y, past) in y.iter_mut().zip(&past[range]) {
+                    *y = *y + to_past * *past;
+                }
+            }
         });
         Ok(next)
     }
@@ -266,8 +287,16 @@ mod tests {
         Tensor::from_slice(&values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), [n, row]).unwrap()
     }
 
-    const STEP: ReverseStep =
-        ReverseStep { from_x: 1.25, from_out: -0.75, clip: Some(1.0), to_x: 0.3, to_x0: 0.5, to_out: 0.2, noise: 0.1 };
+    const STEP: ReverseStep = ReverseStep {
+        from_x: 1.25,
+        from_out: -0.75,
+        clip: Some(1.0),
+        to_x: 0.3,
+        to_x0: 0.5,
+        to_out: 0.2,
+        to_past: 0.7,
+        noise: 0.1,
+    };
 
     #[test]
     fn a_step_equals_its_equation_with_and_without_clipping() {
@@ -276,7 +305,8 @@ mod tests {
         let address = Address::new(5, Purpose::ReverseStep).step(3);
         for clip in [Some(1.0), None] {
             let step = ReverseStep { clip, ..STEP };
-            let got = reverse_step(&x, &out, None, &step, Noise::Drawn { address, samples: &[7, 8] }).unwrap();
+            let got = reverse_step(&x, &out, StepInputs::default(), &step, Noise::Drawn { address, samples: &[7, 8] })
+                .unwrap();
             let (x, out) = (x.to_vec::<f64>().unwrap(), out.to_vec::<f64>().unwrap());
             let got = got.to_vec::<f64>().unwrap();
             for image in 0..n {
@@ -294,12 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn given_noise_and_given_estimates_are_used() {
-        let (x, out, z, x0) = (tensor(1, 1, 9), tensor(2, 1, 9), tensor(3, 1, 9), tensor(4, 1, 9));
-        let got = reverse_step(&x, &out, Some(&x0), &STEP, Noise::Given(&z)).unwrap().to_vec::<f64>().unwrap();
-        let [x, out, z, x0] = [x, out, z, x0].map(|t| t.to_vec::<f64>().unwrap());
+    fn given_noise_estimates_and_earlier_tensors_are_used() {
+        let [x, out, z, x0, past] = [1, 2, 3, 4, 5].map(|seed| tensor(seed, 1, 9));
+        let inputs = StepInputs { x0_hat: Some(&x0), past: Some(&past) };
+        let got = reverse_step(&x, &out, inputs, &STEP, Noise::Given(&z)).unwrap().to_vec::<f64>().unwrap();
+        let [x, out, z, x0, past] = [x, out, z, x0, past].map(|t| t.to_vec::<f64>().unwrap());
         for i in 0..9 {
-            let want = 0.3 * x[i] + 0.5 * x0[i] + 0.2 * out[i] + 0.1 * z[i];
+            let want = 0.3 * x[i] + 0.5 * x0[i] + 0.2 * out[i] + 0.7 * past[i] + 0.1 * z[i];
             assert!((got[i] - want).abs() < 1e-14);
         }
     }
@@ -308,7 +339,7 @@ mod tests {
     fn nan_in_the_network_output_is_not_clipped_away() {
         let x = Tensor::from_slice(&[0.0_f32], [1, 1]).unwrap();
         let out = Tensor::from_slice(&[f32::NAN], [1, 1]).unwrap();
-        let got = reverse_step(&x, &out, None, &STEP, Noise::None).unwrap();
+        let got = reverse_step(&x, &out, StepInputs::default(), &STEP, Noise::None).unwrap();
         assert!(got.to_vec::<f32>().unwrap()[0].is_nan());
     }
 }

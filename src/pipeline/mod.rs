@@ -10,7 +10,7 @@
 
 mod sample;
 
-pub use sample::{Class, Network, SampleOptions, Samples, sample_network};
+pub use sample::{Class, Network, SampleOptions, Samples, encode_network, sample_network};
 
 use crate::error::{Error, Result};
 use crate::io::folder::{ModelFolder, TweedieJson};
@@ -131,14 +131,41 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::sample`].
     pub fn sample_with(&self, options: &SampleOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<Samples> {
-        let network = Network {
+        self.check_class(options.class)?;
+        sample_network(&self.network(), self.image_shape, options, progress)
+    }
+
+    fn network(&self) -> Network<'_> {
+        Network {
             unet: &self.unet,
             params: &self.params,
             scheduler: &self.scheduler,
             has_null_class: self.own.is_some(),
-        };
+        }
+    }
+
+    /// Finds the x_T from which the deterministic sampler of `options` would come to `x0` `[count,h,w,c]`: its [`Samples::x_t`]. What
+    /// `options` say of count, start and noise has no meaning.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a sampler that draws noise, or images and options that do not fit the model.
+    pub fn encode(
+        &self,
+        x0: &Tensor,
+        options: &SampleOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Samples> {
+        let count = x0.shape().first().copied().unwrap_or(0);
+        let [h, w, c] = self.image_shape;
+        if x0.shape()[..] != [count, h, w, c] || count == 0 {
+            let got = x0.shape();
+            return Err(Error::Usage(format!(
+                "--encode: x0 wants [n,{h},{w},{c}], the images of the model, got {got}"
+            )));
+        }
         self.check_class(options.class)?;
-        sample_network(&network, self.image_shape, options, progress)
+        let options = SampleOptions { count, init: None, noise: None, ..options.clone() };
+        encode_network(&self.network(), x0, &options, progress)
     }
 
     fn check_class(&self, class: Class) -> Result<()> {

@@ -3,10 +3,11 @@
 use crate::denoiser::{NetworkDenoiser, Threshold};
 use crate::error::{Error, Result};
 use crate::nn::{ClassEmbed, Params, UNet};
-use crate::process::{SchedulerConfig, Variance};
+use crate::process::{Process, SchedulerConfig, Spacing, Variance};
 use crate::rng::{Address, Purpose};
-use crate::sampler::{Grid, Run, SamplerKind, StepNoise, ddim, ddpm};
+use crate::sampler::{self, Grid, GridKind, Run, SamplerKind, SamplerOptions, StepNoise};
 use crate::tensor::Tensor;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Which class each sample has.
@@ -26,14 +27,14 @@ pub enum Class {
 pub struct SampleOptions {
     /// The sampler.
     pub sampler: SamplerKind,
-    /// Steps, 1 to the model's T.
+    /// Steps; at most T for spacings of DDPM's times. rk45 chooses its own.
     pub steps: usize,
-    /// DDIM's share of fresh noise, 0 to 1.
-    pub eta: f64,
+    /// How the levels are chosen; the sampler's usual way if not said.
+    pub spacing: Option<GridKind>,
     /// DDPM's variance; the scheduler's own if not said.
     pub variance: Option<Variance>,
-    /// Recompute eps_hat from the clipped x0_hat (DDIM).
-    pub recompute_eps: bool,
+    /// What the sampler can be told beside that.
+    pub settings: SamplerOptions,
     /// Images.
     pub count: usize,
     /// Classes.
@@ -55,9 +56,9 @@ impl Default for SampleOptions {
         SampleOptions {
             sampler: SamplerKind::Ddpm,
             steps: 50,
-            eta: 0.0,
+            spacing: None,
             variance: None,
-            recompute_eps: false,
+            settings: SamplerOptions::default(),
             count: 16,
             class: Class::Cycle,
             seed: 0,
@@ -100,6 +101,22 @@ pub struct Network<'a> {
     pub has_null_class: bool,
 }
 
+/// The grid that a sampler runs on if nothing is said: diffusers' for ddpm and ddim, DDPM's times from the last in equal steps
+/// for the others, and equal steps of time for continuous processes.
+fn grid(network: &Network<'_>, process: &Arc<dyn Process>, options: &SampleOptions) -> Result<Grid> {
+    let scheduler = network.scheduler;
+    // rk45 sees the ends alone.
+    let steps = if options.sampler == SamplerKind::Rk45 { 2 } else { options.steps };
+    match (&options.spacing, options.sampler, process.discrete()) {
+        (Some(GridKind::Tau(tau)), ..) => Grid::new(scheduler, process, &GridKind::Tau(tau.clone()), tau.len()),
+        (Some(kind), ..) => Grid::new(scheduler, process, kind, steps),
+        (None, SamplerKind::Ddpm, Some(_)) => Grid::ddpm(scheduler, process, steps),
+        (None, SamplerKind::Ddim, Some(_)) => Grid::ddim(scheduler, process, steps),
+        (None, SamplerKind::Rk45, _) | (None, _, None) => Grid::new(scheduler, process, &GridKind::Uniform, steps),
+        (None, _, Some(_)) => Grid::new(scheduler, process, &GridKind::Times(Spacing::Trailing), steps),
+    }
+}
+
 /// Draws samples of `[h, w, c]` from a network; see [`super::Pipeline::sample_with`].
 ///
 /// # Errors
@@ -114,13 +131,48 @@ pub fn sample_network(
     check_size(options, [h, w, c])?;
     let labels = class_labels(network, options)?;
     let process = network.scheduler.process()?;
-    let grid = match options.sampler {
-        SamplerKind::Ddpm => Grid::ddpm(network.scheduler, &process, options.steps)?,
-        SamplerKind::Ddim => Grid::ddim(network.scheduler, &process, options.steps)?,
-    };
-    let x_t = start(options, [count, h, w, c])?;
-    check_noise(options, x_t.shape())?;
+    let grid = grid(network, &process, options)?;
+    let x_t = start(options, [count, h, w, c], process.prior_std())?;
+    check_noise(options, grid.steps().len(), x_t.shape())?;
+    run_batches(network, options, labels, x_t, false, &grid, progress)
+}
+
+/// Runs a deterministic sampler backwards from the images `x0` `[count,h,w,c]`; see [`super::Pipeline::encode`].
+///
+/// # Errors
+/// [`Error::Usage`] for a sampler that draws noise, or options that do not fit the model.
+pub fn encode_network(
+    network: &Network<'_>,
+    x0: &Tensor,
+    options: &SampleOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Samples> {
+    let labels = class_labels(network, options)?;
+    let process = network.scheduler.process()?;
+    let grid = grid(network, &process, options)?;
+    let x0_given = x0.clone();
+    let mut samples = run_batches(network, options, labels, x0_given, true, &grid, progress)?;
+    // What came out is x_T, what went in is x0.
+    std::mem::swap(&mut samples.x0, &mut samples.x_t);
+    Ok(samples)
+}
+
+/// Runs the sampler over `start`, a batch at a time.
+fn run_batches(
+    network: &Network<'_>,
+    options: &SampleOptions,
+    labels: Option<Vec<u32>>,
+    start: Tensor,
+    backwards: bool,
+    grid: &Grid,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Samples> {
     let begin = Instant::now();
+    let count = start.shape().first().copied().unwrap_or(0);
+    let variance = options.variance.unwrap_or(network.scheduler.variance);
+    // As diffusers has it.
+    let noise_at_end = options.settings.noise_at_end || grid.skips_time_zero();
+    let settings = SamplerOptions { variance, noise_at_end, ..options.settings.clone() };
     let batches = count.div_ceil(options.batch);
     let (mut parts, mut nfe) = (Vec::new(), 0);
     let mut trajectory: Vec<Vec<(Tensor, Tensor)>> = Vec::new();
@@ -131,7 +183,7 @@ pub fn sample_network(
         let inner = NetworkDenoiser {
             unet: network.unet,
             params: network.params,
-            prediction: network.scheduler.prediction,
+            scheduler: network.scheduler,
             class_labels: labels.as_deref().map(|l| &l[first..first + n]),
         };
         let denoiser = Threshold { inner, config: network.scheduler };
@@ -151,22 +203,23 @@ pub fn sample_network(
             progress(b * p.steps + p.step + 1, batches * p.steps);
             Ok(())
         });
-        let start = x_t.rows(first, n)?;
-        parts.push(match options.sampler {
-            SamplerKind::Ddpm => ddpm(&mut run, start, &grid, options.variance.unwrap_or(network.scheduler.variance))?,
-            SamplerKind::Ddim => ddim(&mut run, start, &grid, options.eta, options.recompute_eps)?,
+        let x = start.rows(first, n)?;
+        parts.push(match backwards {
+            false => sampler::sample(options.sampler, &mut run, x, grid, &settings)?,
+            true => sampler::encode(options.sampler, &mut run, x, grid, &settings)?,
         });
-        nfe = run.nfe();
+        // rk45 takes as many steps as the hardest sample wants.
+        nfe = nfe.max(run.nfe());
         drop(run);
         trajectory.push(states);
     }
-    let join = |tensors: &[Tensor]| Tensor::stack_rows(tensors, x_t.shape());
+    let join = |tensors: &[Tensor]| Tensor::stack_rows(tensors, start.shape());
     let x0 = join(&parts)?;
     let seconds = begin.elapsed().as_secs_f64();
     let (mut states, mut x0_hats) = (Vec::new(), Vec::new());
     if options.trajectory {
-        states.push(x_t.clone());
-        for step in 0..grid.steps().len() {
+        states.push(start.clone());
+        for step in 0..trajectory.first().map_or(0, Vec::len) {
             let (x, x0): (Vec<_>, Vec<_>) = trajectory.iter().map(|states| states[step].clone()).unzip();
             states.push(join(&x)?);
             x0_hats.push(join(&x0)?);
@@ -177,7 +230,7 @@ pub fn sample_network(
             "sample: the result holds numbers that are not finite; are the weights sound?".into(),
         ));
     }
-    Ok(Samples { x0, x_t, class_labels: labels, states, x0_hats, nfe, seconds })
+    Ok(Samples { x0, x_t: start, class_labels: labels, states, x0_hats, nfe, seconds })
 }
 
 /// Refuses counts whose images alone would take more than 8 GiB.
@@ -229,7 +282,7 @@ fn class_labels(network: &Network<'_>, options: &SampleOptions) -> Result<Option
     (0..options.count).map(label).collect::<Result<Vec<_>>>().map(Some)
 }
 
-fn start(options: &SampleOptions, shape: [usize; 4]) -> Result<Tensor> {
+fn start(options: &SampleOptions, shape: [usize; 4], prior_std: f64) -> Result<Tensor> {
     if let Some(init) = &options.init {
         if init.shape()[..] != shape {
             let (want, got) = (crate::tensor::Shape::from(shape), init.shape());
@@ -242,13 +295,20 @@ fn start(options: &SampleOptions, shape: [usize; 4]) -> Result<Tensor> {
     for (i, image) in values.chunks_exact_mut(row).enumerate() {
         Address::new(options.seed, Purpose::Start).sample(i).fill_normal(image);
     }
+    if prior_std != 1.0 {
+        values.iter_mut().for_each(|v| *v *= prior_std as f32);
+    }
     Tensor::from_slice(&values, shape)
 }
 
-fn check_noise(options: &SampleOptions, shape: crate::tensor::Shape) -> Result<()> {
+fn check_noise(options: &SampleOptions, steps: usize, shape: crate::tensor::Shape) -> Result<()> {
     let Some(list) = &options.noise else { return Ok(()) };
-    if list.len() < options.steps {
-        let (got, want) = (list.len(), options.steps);
+    if options.sampler.is_deterministic(&options.settings) && options.sampler != SamplerKind::Ddim {
+        let name = options.sampler.name();
+        return Err(Error::Usage(format!("--noise: {name} adds no noise; leave it out")));
+    }
+    if list.len() < steps {
+        let (got, want) = (list.len(), steps);
         return Err(Error::Usage(format!(
             "--noise: {want} steps want z_0000 to z_{:04}, the file has {got}",
             want - 1

@@ -1,7 +1,7 @@
 //! Discrete variance-preserving schedules (Ho et al. 2020; Nichol & Dhariwal 2021): betas in f64, and alpha_bar through
 //! summed logarithms, so that 1 − alpha_bar keeps its digits at both ends (items 15 and 17).
 
-use super::Level;
+use super::{Level, Process};
 use crate::error::{Error, Result, unknown_name};
 
 /// How betas are made.
@@ -13,10 +13,12 @@ pub enum BetaSchedule {
     ScaledLinear,
     /// alpha_bar as a squared cosine, betas capped at 0.999 (Nichol & Dhariwal 2021, eq. 17).
     Cosine,
+    /// beta as a logistic curve over [−6, 6] from start to end (Xu et al. 2022, GeoDiff).
+    Sigmoid,
 }
 
 impl BetaSchedule {
-    const KNOWN: [&str; 3] = ["linear", "scaled_linear", "squaredcos_cap_v2"];
+    const KNOWN: [&str; 4] = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"];
 
     /// Reads diffusers' name.
     ///
@@ -27,6 +29,7 @@ impl BetaSchedule {
             "linear" => Ok(BetaSchedule::Linear),
             "scaled_linear" => Ok(BetaSchedule::ScaledLinear),
             "squaredcos_cap_v2" | "cosine" => Ok(BetaSchedule::Cosine),
+            "sigmoid" => Ok(BetaSchedule::Sigmoid),
             _ => Err(unknown_name("beta_schedule", name, &BetaSchedule::KNOWN)),
         }
     }
@@ -37,6 +40,7 @@ impl BetaSchedule {
             BetaSchedule::Linear => "linear",
             BetaSchedule::ScaledLinear => "scaled_linear",
             BetaSchedule::Cosine => "squaredcos_cap_v2",
+            BetaSchedule::Sigmoid => "sigmoid",
         }
     }
 
@@ -51,6 +55,9 @@ impl BetaSchedule {
                 let f = |u: f64| ((u + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
                 let at = |i: usize| f(i as f64 / steps as f64);
                 (0..steps).map(|i| (1.0 - at(i + 1) / at(i)).min(0.999)).collect()
+            }
+            BetaSchedule::Sigmoid => {
+                (0..steps).map(|i| start + (end - start) / (1.0 + (-linspace(-6.0, 6.0, i)).exp())).collect()
             }
         }
     }
@@ -103,20 +110,111 @@ impl Discrete {
     ///
     /// # Errors
     /// [`Error::Usage`] if k is T or more.
-    pub fn level(&self, k: usize) -> Result<Level> {
+    pub fn level_of(&self, k: usize) -> Result<Level> {
         let Some(&log) = self.log_alpha_bar.get(k) else {
             let last = self.steps() - 1;
             return Err(Error::Usage(format!("time {k}: the process has levels 0 to {last}")));
         };
-        Ok(Level { t: k as f64, alpha: (0.5 * log).exp(), sigma: (-log.exp_m1()).sqrt(), log_alpha: 0.5 * log })
+        let time = (k + 1) as f64 / self.steps() as f64;
+        let drift = self.slope(k);
+        let (alpha, sigma) = ((0.5 * log).exp(), (-log.exp_m1()).sqrt());
+        Ok(Level { t: k as f64, time, alpha, sigma, log_alpha: 0.5 * log, drift, diffusion: (-2.0 * drift).sqrt() })
+    }
+
+    /// ln alpha of level k; level −1 is clean.
+    fn log_alpha_of(&self, k: isize) -> f64 {
+        usize::try_from(k).map_or(0.0, |k| 0.5 * self.log_alpha_bar[k.min(self.steps() - 1)])
+    }
+
+    /// d ln alpha/dt between levels k − 1 and k.
+    fn slope(&self, k: usize) -> f64 {
+        (self.log_alpha_of(k as isize) - self.log_alpha_of(k as isize - 1)) * self.steps() as f64
+    }
+
+    /// The segment ending at level k in which a time lies, and how far into it, 0 to 1.
+    fn segment(&self, time: f64) -> (usize, f64) {
+        let position = (time.clamp(0.0, 1.0) * self.steps() as f64).min(self.steps() as f64);
+        let k = (position.ceil() as usize).max(1) - 1;
+        (k, position - k as f64)
     }
 
     /// alpha_bar of level k, for tables.
     ///
     /// # Errors
-    /// As [`Discrete::level`].
+    /// As [`Discrete::level_of`].
     pub fn alpha_bar(&self, k: usize) -> Result<f64> {
-        Ok((2.0 * self.level(k)?.log_alpha).exp())
+        Ok((2.0 * self.level_of(k)?.log_alpha).exp())
+    }
+}
+
+/// Between the levels, ln alpha is linear in time, and level k lies at time (k+1)/T; in a last segment that ends in pure noise,
+/// alpha is.
+impl Process for Discrete {
+    fn name(&self) -> &'static str {
+        "ddpm"
+    }
+
+    fn log_alpha(&self, time: f64) -> f64 {
+        let (k, part) = self.segment(time);
+        let (from, to) = (self.log_alpha_of(k as isize - 1), self.log_alpha_of(k as isize));
+        if to == f64::NEG_INFINITY {
+            return from + (-part).ln_1p();
+        }
+        from + part * (to - from)
+    }
+
+    fn sigma(&self, time: f64) -> f64 {
+        (-(2.0 * self.log_alpha(time)).exp_m1()).sqrt()
+    }
+
+    fn drift(&self, time: f64) -> f64 {
+        let (k, part) = self.segment(time);
+        let slope = self.slope(k);
+        if slope == f64::NEG_INFINITY { -(self.steps() as f64) / (1.0 - part) } else { slope }
+    }
+
+    fn diffusion(&self, time: f64) -> f64 {
+        (-2.0 * self.drift(time)).sqrt()
+    }
+
+    fn prior_std(&self) -> f64 {
+        1.0
+    }
+
+    fn min_time(&self) -> f64 {
+        1.0 / self.steps() as f64
+    }
+
+    fn level(&self, time: f64) -> Level {
+        let position = time * self.steps() as f64;
+        let k = position.round();
+        // A time of the table is its level, to the last bit.
+        if k >= 1.0
+            && (position - k).abs() < 1e-9 * k
+            && let Ok(level) = self.level_of(k as usize - 1)
+        {
+            return level;
+        }
+        let log_alpha = self.log_alpha(time);
+        Level {
+            t: (position - 1.0).max(0.0),
+            time,
+            alpha: log_alpha.exp(),
+            sigma: self.sigma(time),
+            log_alpha,
+            drift: self.drift(time),
+            diffusion: self.diffusion(time),
+        }
+    }
+
+    /// Uniform over the table's levels (Ho et al. 2020, algorithm 1).
+    fn draw(&self, u: f64) -> Level {
+        let k = ((u * self.steps() as f64) as usize).min(self.steps() - 1);
+        self.level_of(k).unwrap_or(Level::CLEAN)
+    }
+
+    fn discrete(&self) -> Option<&Discrete> {
+        Some(self)
     }
 }
 
@@ -139,11 +237,11 @@ mod tests {
     fn alpha_and_sigma_of_every_level_lie_on_the_unit_circle() {
         let process = ddpm();
         for k in 0..1000 {
-            let level = process.level(k).unwrap();
+            let level = process.level_of(k).unwrap();
             assert!((level.alpha.powi(2) + level.sigma.powi(2) - 1.0).abs() < 1e-15, "level {k}");
         }
         // The first level keeps all digits of sigma² = beta.
-        assert!((process.level(0).unwrap().sigma.powi(2) / 1e-4 - 1.0).abs() < 1e-14);
+        assert!((process.level_of(0).unwrap().sigma.powi(2) / 1e-4 - 1.0).abs() < 1e-14);
     }
 
     #[test]
@@ -155,7 +253,7 @@ mod tests {
         for (k, beta) in betas.iter().enumerate() {
             factor *= (1.0 - beta).sqrt();
             variance = (1.0 - beta) * variance + beta;
-            let level = process.level(k).unwrap();
+            let level = process.level_of(k).unwrap();
             assert!(
                 (level.alpha - factor).abs() < 1e-12 && (level.sigma.powi(2) - variance).abs() < 1e-12,
                 "level {k}"
@@ -167,7 +265,7 @@ mod tests {
     fn zero_terminal_snr_makes_the_last_level_pure_noise_and_keeps_the_first() {
         let betas = BetaSchedule::ScaledLinear.betas(1000, 0.000_85, 0.012);
         let process = Discrete::from_betas(&betas, true).unwrap();
-        let last = process.level(999).unwrap();
+        let last = process.level_of(999).unwrap();
         assert_eq!((last.alpha, last.sigma), (0.0, 1.0));
         assert!((process.alpha_bar(0).unwrap() - (1.0 - 0.000_85)).abs() < 1e-12);
     }
@@ -178,6 +276,6 @@ mod tests {
             assert!(Discrete::from_betas(&bad, false).unwrap_err().to_string().contains("beta 1 is"));
         }
         assert!(Discrete::from_betas(&[], false).is_err());
-        assert!(ddpm().level(1000).unwrap_err().to_string().contains("levels 0 to 999"));
+        assert!(ddpm().level_of(1000).unwrap_err().to_string().contains("levels 0 to 999"));
     }
 }

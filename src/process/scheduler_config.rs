@@ -1,11 +1,14 @@
-//! diffusers' `scheduler_config.json` for `DDPMScheduler` and `DDIMScheduler`, field by field.
+//! diffusers' `scheduler_config.json` for `DDPMScheduler` and `DDIMScheduler`, field by field; and our own
+//! `TweedieScheduler`, which adds what those two have no place for: a continuous process and its time convention.
 
 use super::schedule::{BetaSchedule, Discrete};
+use super::{Level, Process, ProcessConfig, TimeConvention};
 use crate::error::{Error, Result, unknown_name};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// What the network's output stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Prediction {
     /// The noise eps.
     Eps,
@@ -13,10 +16,25 @@ pub enum Prediction {
     X0,
     /// v = alpha·eps − sigma·x0 (Salimans & Ho 2022, appendix D).
     V,
+    /// The score ∇ log p_t = −eps/sigma (S3.eq113 with the plus sign).
+    Score,
+    /// eps − x0, the velocity of flow matching (Liu et al. 2023).
+    Velocity,
+    /// F of Karras et al. 2022, eq. 7, for data of standard deviation `sigma_data`: bounded at both ends.
+    Edm {
+        /// Standard deviation of the data.
+        sigma_data: f64,
+    },
 }
 
+/// Standard deviation of image data in [−1, 1] (Karras et al. 2022, table 1).
+const SIGMA_DATA: f64 = 0.5;
+
 impl Prediction {
-    /// Reads diffusers' name, or `eps`, `x0`, `v`.
+    /// All names: diffusers' for the first three.
+    pub const NAMES: [&str; 6] = ["epsilon", "sample", "v_prediction", "score", "velocity", "edm"];
+
+    /// Reads a name, diffusers' or `eps`, `x0`, `v`.
     ///
     /// # Errors
     /// [`Error::Usage`] with the known names.
@@ -25,7 +43,13 @@ impl Prediction {
             "epsilon" | "eps" => Ok(Prediction::Eps),
             "sample" | "x0" => Ok(Prediction::X0),
             "v_prediction" | "v" => Ok(Prediction::V),
-            _ => Err(unknown_name("prediction_type", name, &["epsilon", "sample", "v_prediction", "eps", "x0", "v"])),
+            "score" => Ok(Prediction::Score),
+            "velocity" => Ok(Prediction::Velocity),
+            "edm" => Ok(Prediction::Edm { sigma_data: SIGMA_DATA }),
+            _ => {
+                let known: Vec<&str> = Prediction::NAMES.into_iter().chain(["eps", "x0", "v"]).collect();
+                Err(unknown_name("prediction_type", name, &known))
+            }
         }
     }
 
@@ -35,7 +59,20 @@ impl Prediction {
             Prediction::Eps => "epsilon",
             Prediction::X0 => "sample",
             Prediction::V => "v_prediction",
+            Prediction::Score => "score",
+            Prediction::Velocity => "velocity",
+            Prediction::Edm { .. } => "edm",
         }
+    }
+
+    /// Whether diffusers' DDPM and DDIM schedulers know it.
+    pub fn is_diffusers(self) -> bool {
+        matches!(self, Prediction::Eps | Prediction::X0 | Prediction::V)
+    }
+
+    /// Whether x0 can be computed where nothing of it is left (alpha = 0).
+    pub fn is_finite_at_pure_noise(self) -> bool {
+        !matches!(self, Prediction::Eps | Prediction::Score)
     }
 }
 
@@ -120,6 +157,10 @@ pub struct SchedulerConfig {
     pub set_alpha_to_one: bool,
     /// Whether the schedule is rescaled to zero terminal SNR.
     pub rescale_betas_zero_snr: bool,
+    /// A continuous process instead of the table of betas.
+    pub continuous: Option<ProcessConfig>,
+    /// What the network's time input means.
+    pub time_convention: TimeConvention,
 }
 
 impl Default for SchedulerConfig {
@@ -142,6 +183,8 @@ impl Default for SchedulerConfig {
             steps_offset: 0,
             set_alpha_to_one: true,
             rescale_betas_zero_snr: false,
+            continuous: None,
+            time_convention: TimeConvention::DdpmIndex,
         }
     }
 }
@@ -149,9 +192,12 @@ impl Default for SchedulerConfig {
 /// A forged file cannot fill the memory with levels.
 const MAX_TIMESTEPS: usize = 1_000_000;
 
-const CLASSES: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
+/// The scheduler of models that diffusers' schedulers cannot describe.
+pub(super) const OWN_CLASS: &str = "TweedieScheduler";
 
-const KNOWN: [&str; 16] = [
+const CLASSES: [&str; 3] = ["DDPMScheduler", "DDIMScheduler", OWN_CLASS];
+
+const KNOWN: [&str; 19] = [
     "num_train_timesteps",
     "beta_start",
     "beta_end",
@@ -168,6 +214,9 @@ const KNOWN: [&str; 16] = [
     "steps_offset",
     "set_alpha_to_one",
     "rescale_betas_zero_snr",
+    "process",
+    "time_convention",
+    "sigma_data",
 ];
 
 impl SchedulerConfig {
@@ -218,6 +267,15 @@ impl SchedulerConfig {
                 Some(list.ok_or_else(|| wrong("trained_betas", "a list of numbers or null"))?)
             }
         };
+        let continuous = match map.get("process") {
+            None | Some(Value::Null) => None,
+            Some(v) => Some(ProcessConfig::from_json(v).map_err(in_model)?),
+        };
+        let time_convention = TimeConvention::from_name(&name("time_convention", "ddpm_index")?).map_err(in_model)?;
+        let mut prediction = Prediction::from_name(&name("prediction_type", "epsilon")?).map_err(in_model)?;
+        if let Prediction::Edm { sigma_data } = &mut prediction {
+            *sigma_data = number("sigma_data", SIGMA_DATA)?;
+        }
         let config = SchedulerConfig {
             class_name: name("_class_name", "DDPMScheduler")?,
             num_train_timesteps: size("num_train_timesteps", d.num_train_timesteps)?,
@@ -225,7 +283,7 @@ impl SchedulerConfig {
             beta_end: number("beta_end", d.beta_end)?,
             beta_schedule: BetaSchedule::from_name(&name("beta_schedule", "linear")?).map_err(in_model)?,
             trained_betas,
-            prediction: Prediction::from_name(&name("prediction_type", "epsilon")?).map_err(in_model)?,
+            prediction,
             clip_sample: flag("clip_sample", d.clip_sample)?,
             clip_sample_range: number("clip_sample_range", d.clip_sample_range)?,
             thresholding: flag("thresholding", d.thresholding)?,
@@ -236,6 +294,8 @@ impl SchedulerConfig {
             steps_offset: size("steps_offset", d.steps_offset)?,
             set_alpha_to_one: flag("set_alpha_to_one", d.set_alpha_to_one)?,
             rescale_betas_zero_snr: flag("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
+            continuous,
+            time_convention,
         };
         config.validate()?;
         Ok(config)
@@ -244,7 +304,7 @@ impl SchedulerConfig {
     fn validate(&self) -> Result<()> {
         let bad = |text: String| Err(Error::Model(format!("scheduler config: {text}")));
         if !CLASSES.contains(&self.class_name.as_str()) {
-            let (class, known) = (&self.class_name, CLASSES.join("\" or \""));
+            let (class, known) = (&self.class_name, CLASSES.join("\", \""));
             return bad(format!("_class_name = \"{class}\" is not supported; expected \"{known}\""));
         }
         if !(self.clip_sample_range > 0.0 && self.sample_max_value > 0.0) {
@@ -255,7 +315,38 @@ impl SchedulerConfig {
             let ratio = self.dynamic_thresholding_ratio;
             return bad(format!("dynamic_thresholding_ratio = {ratio}: expected 0 to 1"));
         }
-        self.process().map(|_| ())
+        self.process().map(|_| ()).map_err(|e| match e {
+            Error::Usage(text) => Error::Model(format!("scheduler config: {text}")),
+            other => other,
+        })
+    }
+
+    /// The scheduler that belongs to these settings: [`SchedulerConfig::class_name`] where diffusers can describe them, our own
+    /// where it cannot.
+    pub fn with_own_class_if_needed(mut self) -> SchedulerConfig {
+        let is_plain = self.continuous.is_none()
+            && self.prediction.is_diffusers()
+            && self.time_convention == TimeConvention::DdpmIndex;
+        if !is_plain {
+            self.class_name = OWN_CLASS.into();
+        }
+        self
+    }
+
+    /// Whether only tweedie can run a model with this scheduler.
+    pub fn is_own(&self) -> bool {
+        self.class_name == OWN_CLASS
+    }
+
+    /// What x_t is multiplied with before the network sees it, so that its input has about unit variance where alpha² + sigma²
+    /// is far from 1 (Karras et al. 2022, c_in).
+    pub fn input_scale(&self, at: Level) -> f64 {
+        let sigma_data = match (self.prediction, &self.continuous) {
+            (Prediction::Edm { sigma_data }, _) => sigma_data,
+            (_, Some(ProcessConfig::Ve { .. } | ProcessConfig::Edm { .. })) => SIGMA_DATA,
+            _ => return 1.0,
+        };
+        1.0 / (at.alpha * sigma_data).hypot(at.sigma)
     }
 
     /// The file that diffusers' scheduler of this class reads.
@@ -277,6 +368,13 @@ impl SchedulerConfig {
             "steps_offset": self.steps_offset,
             "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
         });
+        if let Prediction::Edm { sigma_data } = self.prediction {
+            value["sigma_data"] = json!(sigma_data);
+        }
+        if self.is_own() {
+            value["time_convention"] = json!(self.time_convention.name());
+            value["process"] = self.continuous.as_ref().map_or(Value::Null, ProcessConfig::to_json);
+        }
         if self.class_name == "DDIMScheduler" {
             value["set_alpha_to_one"] = json!(self.set_alpha_to_one);
         } else {
@@ -289,8 +387,47 @@ impl SchedulerConfig {
     /// The process these settings describe.
     ///
     /// # Errors
-    /// [`Error::Model`] if there are no steps or more than a million, or a beta lies outside (0, 1).
-    pub fn process(&self) -> Result<Discrete> {
+    /// [`Error::Model`] if there are no steps or more than a million, or a beta lies outside (0, 1); [`Error::Usage`] if the
+    /// network's time does not fit the process.
+    pub fn process(&self) -> Result<Arc<dyn Process>> {
+        let process: Arc<dyn Process> = match &self.continuous {
+            None => Arc::new(self.table()?),
+            Some(config) => config.build()?,
+        };
+        let is_table = self.continuous.is_none();
+        let convention = self.time_convention;
+        if (convention == TimeConvention::DdpmIndex && !is_table) || (convention == TimeConvention::Time && is_table) {
+            let (got, name) = (convention.name(), process.name());
+            let want = if is_table { "ddpm_index or log_snr" } else { "time or log_snr" };
+            return Err(Error::Usage(format!("time_convention = \"{got}\": the process \"{name}\" wants {want}")));
+        }
+        if let Prediction::Edm { sigma_data } = self.prediction
+            && !(sigma_data > 0.0 && sigma_data.is_finite())
+        {
+            return Err(Error::Usage(format!("sigma_data = {sigma_data}: expected a number above 0")));
+        }
+        Ok(process)
+    }
+
+    /// Refuses to train a network whose output says nothing of x0 at the last time. A model of others may be such, and be run on
+    /// times that leave the last one out.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what to use; as [`SchedulerConfig::process`].
+    pub fn check_trainable(&self) -> Result<()> {
+        let process = self.process()?;
+        if process.log_alpha(1.0) == f64::NEG_INFINITY && !self.prediction.is_finite_at_pure_noise() {
+            let (got, name) = (self.prediction.name(), process.name());
+            return Err(Error::Usage(format!(
+                "prediction_type = \"{got}\": the process \"{name}\" ends in pure noise, from which x0 cannot be computed; use \
+                 v_prediction, sample, velocity or edm"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The table of a process of discrete levels.
+    fn table(&self) -> Result<Discrete> {
         if !(1..=MAX_TIMESTEPS).contains(&self.num_train_timesteps) {
             let t = self.num_train_timesteps;
             return Err(Error::Model(format!(

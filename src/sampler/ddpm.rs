@@ -6,36 +6,36 @@ use crate::error::Result;
 use crate::process::Variance;
 use crate::tensor::Tensor;
 
-/// Draws x_{t−1} from q(x_{t−1} | x_t, x0_hat) with variance beta-tilde or beta. One NFE per step.
+/// Draws x_s from q(x_s | x_t, x0_hat) with variance beta-tilde or beta. One NFE per step.
 ///
-/// On a grid of fewer than T steps, beta is the joint variance of the steps left out: 1 − alpha_bar_t/alpha_bar_s. A step from time
-/// 0 adds no noise.
+/// On a grid of fewer than T steps, beta is the joint variance of the steps left out. For any process with x_t = alpha·x0 +
+/// sigma·eps: beta = Var[x_t | x_s] = sigma_t² − (alpha_t/alpha_s)²·sigma_s². The step to clean data adds no noise, unless `noise_at_end` (the lecture
+/// documents' literal √β₁·z; only beta has any there).
 ///
 /// # Errors
 /// Those of the denoiser and the callback.
-pub fn ddpm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, variance: Variance) -> Result<Tensor> {
+pub fn ddpm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, variance: Variance, noise_at_end: bool) -> Result<Tensor> {
     let steps = grid.steps().len();
     for (step, &at) in grid.steps().iter().enumerate() {
         let (from, to) = (at.from, at.to);
         let estimate = run.denoise(&x, from)?;
 
-        // Posterior mean: √ᾱ_s·beta/(1−ᾱ_t)·x0 + (alpha_t/alpha_s)·(1−ᾱ_s)/(1−ᾱ_t)·x_t.
-        let beta = -(2.0 * (from.log_alpha - to.log_alpha)).exp_m1();
-        let var_from = from.sigma.powi(2);
-        let var_to = to.sigma.powi(2);
-        let beta_tilde = (var_to / var_from * beta).max(1e-20); // diffusers' floor, 1e-10 as a deviation
+        // beta / sigma_t²: how much of the noise at t was added since s.
+        let fresh = at.fresh();
         let noise = match variance {
-            _ if from.t <= 0.0 => 0.0,
-            Variance::FixedSmall => beta_tilde.sqrt(),
-            Variance::FixedLarge => beta.sqrt(),
+            _ if to.is_clean() && !noise_at_end => 0.0,
+            Variance::FixedSmall => to.sigma * fresh.sqrt(),
+            Variance::FixedLarge => from.sigma * fresh.sqrt(),
         };
+        // Posterior mean: (alpha_t/alpha_s)·(sigma_s/sigma_t)²·x_t + alpha_s·(beta/sigma_t²)·x0.
         let terms = StepTerms {
-            x: (from.log_alpha - to.log_alpha).exp() * var_to / var_from,
-            x0: to.alpha * beta / var_from,
+            x: (from.log_alpha - to.log_alpha).exp() * (to.sigma / from.sigma).powi(2),
+            x0: to.alpha * fresh,
             eps: 0.0,
             noise,
         };
-        x = run.step(&estimate, terms, (step, steps), at)?;
+        x = run.advance(&estimate, terms, None)?;
+        run.finish_step((step, steps), at, &x, &estimate)?;
     }
     Ok(x)
 }

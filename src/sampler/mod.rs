@@ -1,39 +1,34 @@
-//! Samplers: each is a function that reads like its paper, on the same [`Run`].
+//! Samplers: each is a function that reads like its paper, on the same [`Run`]. All see a denoiser and the process's scalars, never
+//! which process it is.
+//!
+//! The solvers of the probability-flow ODE use the one coordinate in which it is finite at both ends: the angle
+//! φ = atan(sigma/alpha), where z = x/√(alpha² + sigma²) moves with dz/dφ = cos φ·eps_hat − sin φ·x0_hat (Salimans & Ho 2022, appendix D; Lu
+//! & Song 2025). A step that ends at clean data is taken to x0_hat by all of them.
 
 mod ddim;
 mod ddpm;
+mod dpmpp_2m;
+mod edm;
+mod euler_ancestral;
+mod euler_maruyama;
 mod grid;
+mod ode;
+mod predictor_corrector;
+mod registry;
+mod rk45;
 mod run;
+mod tau;
 
-pub use ddim::ddim;
+pub use ddim::{DdimNoise, ddim};
 pub use ddpm::ddpm;
-pub use grid::{Grid, GridStep};
+pub use dpmpp_2m::dpmpp_2m;
+pub use edm::{Churn, edm};
+pub use euler_ancestral::euler_ancestral;
+pub use euler_maruyama::euler_maruyama;
+pub use grid::{Grid, GridKind, GridStep};
+pub use ode::{euler, heun, rk4};
+pub use predictor_corrector::{Corrector, predictor_corrector};
+pub use registry::{SamplerKind, SamplerOptions, encode, sample};
+pub use rk45::rk45;
 pub use run::{Progress, Run, StepNoise};
-
-use crate::error::{Result, unknown_name};
-
-/// The samplers by their command-line names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SamplerKind {
-    /// Ancestral sampling (Ho et al. 2020, algorithm 2).
-    Ddpm,
-    /// DDIM (Song, Meng & Ermon 2021).
-    Ddim,
-}
-
-impl SamplerKind {
-    /// All names.
-    pub const NAMES: [&str; 2] = ["ddim", "ddpm"];
-
-    /// Reads a name.
-    ///
-    /// # Errors
-    /// [`crate::Error::Usage`] with the known names and the nearest one.
-    pub fn from_name(name: &str) -> Result<SamplerKind> {
-        match name {
-            "ddpm" => Ok(SamplerKind::Ddpm),
-            "ddim" => Ok(SamplerKind::Ddim),
-            _ => Err(unknown_name("sampler", name, &SamplerKind::NAMES)),
-        }
-    }
-}
+pub use tau::{check_tau, parse_tau, quadratic_tau};

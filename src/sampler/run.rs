@@ -3,7 +3,7 @@
 use super::GridStep;
 use crate::denoiser::{Denoiser, Estimate, StepTerms};
 use crate::error::{Error, Result};
-use crate::ops::Noise;
+use crate::ops::{self, Noise, ReverseStep, StepInputs};
 use crate::process::Level;
 use crate::rng::Address;
 use crate::tensor::Tensor;
@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 pub enum StepNoise<'a> {
     /// Drawn at (seed, sample, step).
     Drawn(Address),
-    /// Given: one tensor for each step, of the shape of x.
+    /// Given: one tensor for each draw, in the order of use, of the shape of x.
     Given(&'a [Tensor]),
 }
 
@@ -26,7 +26,7 @@ pub struct Progress<'a> {
     pub at: GridStep,
     /// x after the step.
     pub x: &'a Tensor,
-    /// The estimate the step was taken with.
+    /// The estimate x0_hat the step was taken with.
     pub estimate: &'a Estimate,
 }
 
@@ -39,12 +39,13 @@ pub struct Run<'a> {
     samples: &'a [u32],
     callback: Option<Callback<'a>>,
     nfe: usize,
+    draws: usize,
 }
 
 impl<'a> Run<'a> {
     /// A run in which image i of the batch is sample `samples[i]`: its noise depends on that index alone.
     pub fn new(denoiser: &'a dyn Denoiser, noise: StepNoise<'a>, samples: &'a [u32]) -> Run<'a> {
-        Run { denoiser, noise, samples, callback: None, nfe: 0 }
+        Run { denoiser, noise, samples, callback: None, nfe: 0, draws: 0 }
     }
 
     /// Calls `callback` after each step; its error stops the run.
@@ -53,7 +54,7 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Network evaluations so far.
+    /// Network evaluations so far, per sample.
     pub fn nfe(&self) -> usize {
         self.nfe
     }
@@ -67,34 +68,62 @@ impl<'a> Run<'a> {
         self.denoiser.denoise(x_t, at)
     }
 
-    /// Takes step number `step` and calls the callback.
+    /// One estimate for each row at its own level, counted once.
     ///
     /// # Errors
-    /// [`Error::Usage`] if given noise has no tensor for this step; those of the step and the callback.
-    pub fn step(
+    /// Those of the denoiser.
+    pub fn denoise_rows(&mut self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
+        self.nfe += 1;
+        self.denoiser.denoise_rows(x_t, at)
+    }
+
+    /// x after a step of these terms; `past.0`·`past.1` is added where there is one. Fresh noise is drawn if the terms have any.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if given noise runs out; those of the step.
+    pub fn advance(&mut self, estimate: &Estimate, terms: StepTerms, past: Option<(f64, &Tensor)>) -> Result<Tensor> {
+        let draw = self.draws;
+        self.draws += 1;
+        estimate.step_from(terms, past, self.noise_at(draw, terms.noise)?)
+    }
+
+    /// factor·x + deviation·z, with fresh noise z.
+    ///
+    /// # Errors
+    /// As [`Run::advance`].
+    pub fn add_noise(&mut self, x: &Tensor, factor: f64, deviation: f64) -> Result<Tensor> {
+        let draw = self.draws;
+        self.draws += 1;
+        let step = ReverseStep { to_x: factor, noise: deviation, ..Default::default() };
+        ops::reverse_step(x, x, StepInputs::default(), &step, self.noise_at(draw, deviation)?)
+    }
+
+    /// Noise number `draw` of the run: a place of its own for every use, whether it is used or not.
+    fn noise_at(&self, draw: usize, deviation: f64) -> Result<Noise<'_>> {
+        match &self.noise {
+            StepNoise::Drawn(address) => Ok(Noise::Drawn { address: address.step(draw), samples: self.samples }),
+            StepNoise::Given(list) => match list.get(draw) {
+                Some(z) => Ok(Noise::Given(z)),
+                None if deviation == 0.0 => Ok(Noise::None),
+                None => Err(Error::Usage(format!("step noise: {} tensors given, step {draw} wants one", list.len()))),
+            },
+        }
+    }
+
+    /// Ends step number `step`: calls the callback.
+    ///
+    /// # Errors
+    /// Those of the callback.
+    pub fn finish_step(
         &mut self,
-        estimate: &Estimate,
-        terms: StepTerms,
         (step, steps): (usize, usize),
         at: GridStep,
-    ) -> Result<Tensor> {
-        let noise = match &self.noise {
-            StepNoise::Drawn(address) => Noise::Drawn { address: address.step(step), samples: self.samples },
-            StepNoise::Given(list) => match list.get(step) {
-                Some(z) => Noise::Given(z),
-                None if terms.noise == 0.0 => Noise::None,
-                None => {
-                    return Err(Error::Usage(format!(
-                        "step noise: {} tensors given, step {step} wants one",
-                        list.len()
-                    )));
-                }
-            },
-        };
-        let x = estimate.step(terms, noise)?;
-        if let Some(callback) = &mut self.callback {
-            callback(&Progress { step, steps, at, x: &x, estimate })?;
+        x: &Tensor,
+        estimate: &Estimate,
+    ) -> Result<()> {
+        match &mut self.callback {
+            Some(callback) => callback(&Progress { step, steps, at, x, estimate }),
+            None => Ok(()),
         }
-        Ok(x)
     }
 }

@@ -4,7 +4,7 @@
 use super::trainer::Trainer;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::io::folder::{DDPM_INDEX, FORMAT_VERSION, ModelFolder, TweedieJson};
+use crate::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
 use crate::io::tensors::{TensorFile, write_tensors};
 use crate::io::weights::{param_entries, read_params};
 use crate::optim::Moments;
@@ -51,19 +51,28 @@ pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Resul
     let odd = !shape[0].is_multiple_of(divisor) || !shape[1].is_multiple_of(divisor);
     let own = TweedieJson {
         format_version: FORMAT_VERSION,
-        time_convention: DDPM_INDEX.into(),
+        time_convention: t.scheduler.time_convention.name().into(),
         image_shape: shape,
         max_pixel_value: t.dataset.max_value(),
         class_names: if t.is_class_conditional() { t.dataset.class_names().to_vec() } else { Vec::new() },
         p_uncond: if t.is_class_conditional() { t.config.p_uncond } else { 0.0 },
         data: t.config.data.clone(),
         split_seed: t.config.seed,
-        requires_tweedie: odd.then(|| {
-            let [h, w, _] = shape;
-            format!(
-                "{h}x{w} images do not divide by {divisor}: diffusers cannot join the skips, tweedie resizes to them"
-            )
-        }),
+        requires_tweedie: match odd {
+            true => {
+                let [h, w, _] = shape;
+                Some(format!(
+                    "{h}x{w} images do not divide by {divisor}: diffusers cannot join the skips, tweedie resizes to them"
+                ))
+            }
+            false if t.scheduler.is_own() => Some(format!(
+                "process {}, prediction {}, time convention {}: diffusers' DDPM has none of its own for them",
+                t.process.name(),
+                t.scheduler.prediction.name(),
+                t.scheduler.time_convention.name()
+            )),
+            false => None,
+        },
     };
     folder.write_descriptions(t.unet.config(), &t.scheduler, &own)
 }

@@ -9,11 +9,12 @@ use crate::loss;
 use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet, initialise};
 use crate::ops;
 use crate::optim::{self, LrSchedule, Moments, UpdateSettings};
-use crate::process::{Discrete, Level, SchedulerConfig};
+use crate::process::{Level, Process, SchedulerConfig};
 use crate::rng::{Address, Purpose};
 use crate::tape::{self, Grads, Tape};
 use crate::tensor::{Dtype, Tensor};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One line of `metrics.jsonl`.
@@ -46,7 +47,7 @@ pub struct Trainer<'a> {
     pub(super) moments: Moments,
     pub(super) step: u64,
     pub(super) scheduler: SchedulerConfig,
-    pub(super) process: Discrete,
+    pub(super) process: Arc<dyn Process>,
     /// Of the data set, so that a checkpoint need not read it again.
     pub(super) fingerprint: String,
     lr_schedule: LrSchedule,
@@ -61,9 +62,11 @@ pub struct Trainer<'a> {
 /// A batch on its way through a step.
 struct Batch {
     x0: Tensor,
-    x_t: Tensor,
+    /// x_t as the network sees it.
+    input: Tensor,
     target: Tensor,
     times: Vec<f32>,
+    weights: Vec<f32>,
 }
 
 impl<'a> Trainer<'a> {
@@ -178,25 +181,30 @@ impl<'a> Trainer<'a> {
         } else {
             self.loader.fill(step, x0.host_mut()?, &mut [])?;
         }
-        loss::draw_levels(&self.process, seed, step, &mut self.levels)?;
-        let alpha: Vec<f64> = self.levels.iter().map(|l| l.alpha).collect();
-        let sigma: Vec<f64> = self.levels.iter().map(|l| l.sigma).collect();
+        loss::draw_levels(&*self.process, seed, step, &mut self.levels);
+        let scheduler = &self.scheduler;
+        let of_levels = |f: &dyn Fn(&Level) -> f64| self.levels.iter().map(f).collect::<Vec<f64>>();
         let samples: Vec<u32> = (0..n as u32).collect();
         let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
+        // The network's input is x_t scaled, so the scale goes into both factors.
+        let alpha = of_levels(&|l| scheduler.input_scale(*l) * l.alpha);
+        let sigma = of_levels(&|l| scheduler.input_scale(*l) * l.sigma);
         let noised = ops::perturb(&x0, &alpha, &sigma, address, &samples)?;
-        let target = denoiser::target(self.scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
-        Ok(Batch { x0, x_t: noised.x_t, target, times: self.levels.iter().map(|l| l.t as f32).collect() })
+        let (alpha, sigma) = (of_levels(&|l| l.alpha), of_levels(&|l| l.sigma));
+        let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
+        let weights = self.levels.iter().map(|l| denoiser::loss_weight(scheduler.prediction, *l) as f32).collect();
+        let times = self.levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
+        Ok(Batch { x0, input: noised.x_t, target, times, weights })
     }
 
     /// Fills `self.grads`; returns the loss and the norm of the gradients.
     fn gradients(&mut self, batch: &Batch) -> Result<(f64, f64)> {
         let mode = Mode::Training(Address::new(self.config.seed, Purpose::Dropout).step(self.step as usize));
         let labels = self.is_class_conditional().then_some(ClassInput::Labels(&self.labels));
-        let weights = vec![1.0; self.config.batch];
         self.grads.clear();
         let (loss, tape) = Tape::record(|| {
-            let net_out = self.unet.forward(&self.raw, &batch.x_t, &batch.times, labels, mode)?;
-            Ok(ops::weighted_mse(&net_out, &batch.target, &weights)?.0)
+            let net_out = self.unet.forward(&self.raw, &batch.input, &batch.times, labels, mode)?;
+            Ok(ops::weighted_mse(&net_out, &batch.target, &batch.weights)?.0)
         })?;
         tape.backward_from_loss(&loss, &mut self.grads)?;
         let norm = optim::global_norm(&self.raw, &self.grads)?;
