@@ -38,6 +38,7 @@ pub mod tensor;
 #[doc(hidden)]
 pub mod testing;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};
 

@@ -209,7 +209,10 @@ fn flags_of_sample_out_of_range_are_named_with_what_is_allowed() {
         (&["--sampler", "ddim", "--eta", "nan"], &["--eta NaN"]),
         (&["--eta", "0.5"], &["--eta", "no meaning for --sampler ddpm", "use --sampler ddim"]),
         (&["--recompute-eps"], &["--recompute-eps", "no meaning for --sampler ddpm"]),
-        (&["--sampler", "ddmi"], &["sampler \"ddmi\" is unknown", "known: ddpm, ddim, euler", "did you mean \"ddim\"?"]),
+        (
+            &["--sampler", "ddmi"],
+            &["sampler \"ddmi\" is unknown", "known: ddpm, ddim, euler", "did you mean \"ddim\"?"],
+        ),
         (&["--count", "0"], &["--count 0", "at least 1"]),
         (&["--count", "18446744073709551615"], &["--count 18446744073709551615", "at most 33554432 images of 8x8x1"]),
         (&["--batch", "0"], &["--batch 0", "at least 1"]),

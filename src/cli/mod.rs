@@ -13,6 +13,7 @@ use crate::pipeline::{Class, Pipeline, Weights};
 use crate::process::{TimeConvention, Variance};
 use crate::sampler::parse_tau;
 use crate::tensor::{Shape, Tensor};
+use crate::verify::Outcome;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::path::Path;
@@ -65,6 +66,13 @@ pub fn progress_bar(length: u64) -> ProgressBar {
         bar.set_style(style.progress_chars("━╸─"));
     }
     bar
+}
+
+/// A measured identity as a line of the table: verdict, id, number, bound, claim.
+pub fn identity_line(outcome: &Outcome) -> String {
+    let verdict = if outcome.pass { "pass" } else { "FAIL" };
+    let Outcome { id, claim, measured, relation, bound, .. } = outcome;
+    format!("{verdict}  {id:<34} {measured:>10.3e} {relation} {bound:<8.1e} {claim}")
 }
 
 /// Reads `--class`: a number, or `none` for the null class; without it, classes take turns.

@@ -17,7 +17,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (6, &["denoiser"]),
     (7, &["loss", "sampler", "discrete"]),
     (8, &["data", "io", "eval"]),
-    (9, &["config", "pipeline", "train", "cli", "testing"]),
+    (9, &["config", "pipeline", "train", "verify", "cli", "testing"]),
 ];
 
 /// `process` is pure f64: it imports only `error`, and the levels from this one up may import it.
@@ -36,6 +36,8 @@ const ALSO: &[(&str, &str)] = &[
     ("ops", "testing"), // every room registers its oracle and case table there
     ("pipeline", "config"),
     ("cli", "pipeline"),
+    ("cli", "verify"),
+    ("verify", "config"),
     ("train", "config"),
     ("train", "pipeline"),
 ];
