@@ -16,6 +16,7 @@
 //! # Ok::<(), tweedie::Error>(())
 //! ```
 
+pub mod analytic;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -9,7 +9,7 @@ use crate::source::{Source, leading_word};
 /// `process` stands beside the levels: see [`may_import`].
 const LEVELS: &[(u8, &[&str])] = &[
     (0, &["error", "rng"]),
-    (1, &["device", "simd"]),
+    (1, &["device", "simd", "analytic"]),
     (2, &["tensor"]),
     (3, &["tape"]),
     (4, &["ops"]),
