@@ -1,8 +1,8 @@
 //! The mathematics that proves diffusion formulas without a network: closed laws, quadrature and statistics, in plain
 //! f64.
 //!
-//! A formula of diffusion is either an identity between integrals ([`quadrature`]) or a law that samples must follow
-//! ([`statistics`]). Nothing here knows tensors, devices or networks, so what it says about a sampler or a loss is
+//! A formula of diffusion is an identity between integrals ([`quadrature`]) or a law that samples must follow
+//! ([`statistics`]); on Gaussian mixtures ([`gaussian`]) all of it is closed. Nothing here knows tensors, devices or networks, so what it says about a sampler or a loss is
 //! independent of them.
 //!
 //! ```
@@ -19,8 +19,10 @@
 //! ```
 
 mod cauchy;
+pub mod gaussian;
 pub mod inverse;
 pub mod quadrature;
 pub mod statistics;
 
 pub use cauchy::Cauchy;
+pub use gaussian::Mixture;
