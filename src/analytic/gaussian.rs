@@ -295,8 +295,10 @@ mod tests {
         }
         assert_eq!((normal_quantile(0.0), normal_quantile(1.0)), (f64::NEG_INFINITY, f64::INFINITY));
         assert!((normal_quantile(0.975) - 1.959_963_984_540_054).abs() < 1e-15);
-        // 1 − u is exact here, so the upper tail mirrors the lower one bit for bit.
-        assert_eq!(normal_quantile(1.0 - 2f64.powi(-40)), -normal_quantile(2f64.powi(-40)));
+        // 1 − u is exact here, so the upper half mirrors the lower one bit for bit.
+        for u in (2..=40).map(|k| 0.5f64.powi(k)) {
+            assert_eq!(normal_quantile(1.0 - u), -normal_quantile(u), "u = {u}");
+        }
         assert!(normal_quantile(-0.1).is_nan() && normal_quantile(f64::NAN).is_nan());
     }
 

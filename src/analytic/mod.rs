@@ -1,8 +1,9 @@
-//! The mathematics that proves diffusion formulas without a network: closed laws, quadrature and statistics, in plain
-//! f64.
+//! The mathematics that proves diffusion formulas without a network: closed laws, quadrature, statistics and
+//! Fokker–Planck solvers, in plain f64.
 //!
-//! A formula of diffusion is an identity between integrals ([`quadrature`]) or a law that samples must follow
-//! ([`statistics`]); on Gaussian mixtures ([`gaussian`]) all of it is closed. Nothing here knows tensors, devices or networks, so what it says about a sampler or a loss is
+//! A formula of diffusion is an identity between integrals ([`quadrature`]), a law that samples must follow
+//! ([`statistics`]), or an equation for the density itself ([`fokker_planck`]); on Gaussian mixtures ([`gaussian`]) all
+//! of it is closed. Nothing here knows tensors, devices or networks, so what it says about a sampler or a loss is
 //! independent of them.
 //!
 //! ```
@@ -19,6 +20,7 @@
 //! ```
 
 mod cauchy;
+pub mod fokker_planck;
 pub mod gaussian;
 pub mod inverse;
 pub mod quadrature;
