@@ -9,7 +9,14 @@
 //! # Ok::<(), tweedie::Error>(())
 //! ```
 
-mod kalman;
+mod basics;
+mod ddim;
+mod denoising;
+mod network;
+mod ode;
+mod sde;
+mod ve;
+mod vp;
 
 use crate::error::{Error, Result, nearest};
 use serde::Serialize;
@@ -80,7 +87,17 @@ pub struct Outcome {
 
 /// All identities, by item.
 pub fn all() -> Vec<Identity> {
-    let mut list: Vec<Identity> = [kalman::IDENTITIES].into_iter().flatten().map(Identity::copy).collect();
+    let parts = [
+        basics::IDENTITIES,
+        ve::IDENTITIES,
+        denoising::IDENTITIES,
+        vp::IDENTITIES,
+        sde::IDENTITIES,
+        ode::IDENTITIES,
+        ddim::IDENTITIES,
+        network::IDENTITIES,
+    ];
+    let mut list: Vec<Identity> = parts.into_iter().flatten().map(Identity::copy).collect();
     list.sort_by_key(|identity| item_number(identity.id));
     list
 }

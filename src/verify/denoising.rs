@@ -1,4 +1,4 @@
-//! Gaussian shrinkage: the optimal denoiser's output has too little variance (S3, Example 1).
+//! Optimal denoising, Tweedie's formula and the conversions (items 9–14).
 
 use super::{Bound, Identity};
 use crate::denoiser::oracle::Oracle;
