@@ -51,7 +51,7 @@ struct Args {
     /// ddpm: add noise in the last step too, as the lecture documents print it
     #[arg(long)]
     noise_at_end: bool,
-    /// rk45: bound of the local error [default: 1e-5]
+    /// rk45: bound of the local error [default: 1e-4]
     #[arg(long, allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// edm: S_churn, the noise that is added and removed again [default: 0]

@@ -80,6 +80,16 @@ impl Estimate {
         Estimate { x_t, net_out: x0_hat, x0: (0.0, 1.0), eps, clip: None, x0_hat: None }
     }
 
+    /// The same step with eps_hat taken from x0_hat: (x_t − alpha·x0_hat)/sigma. This differs from eps_hat where x0_hat was clipped or replaced, and
+    /// makes D alone decide the step. `at` must have noise.
+    pub fn by_denoiser(&self, terms: StepTerms, at: Level) -> StepTerms {
+        if self.clip.is_none() && self.x0_hat.is_none() {
+            return terms;
+        }
+        let share = terms.eps / at.sigma;
+        StepTerms { x: terms.x + share, x0: terms.x0 - share * at.alpha, eps: 0.0, noise: terms.noise }
+    }
+
     /// Takes a step.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ pub fn edm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, churn: &Churn) -> Resu
         let estimate = run.denoise(&hat, from)?;
         x = match to_clean(run, &estimate, at)? {
             Some(x0) => x0,
-            None if from.alpha == 0.0 => run.advance(&estimate, rotate(at_hat), None)?,
+            None if from.alpha == 0.0 => run.advance(&estimate, estimate.by_denoiser(rotate(at_hat), from), None)?,
             None => heun(run, &hat, &estimate, at_hat)?,
         };
         run.finish_step((step, steps), at, &x, &estimate)?;
@@ -84,8 +84,9 @@ fn heun(run: &mut Run<'_>, x: &Tensor, estimate: &Estimate, at: GridStep) -> Res
     // y' = y + (nsr' − nsr)·eps_hat, times alpha'.
     let ratio = to.alpha / from.alpha;
     let change = to.sigma - ratio * from.sigma;
-    let tangent = estimate.step(StepTerms { x: ratio, eps: change, ..Default::default() }, Noise::None)?;
+    let terms = StepTerms { x: ratio, eps: change, ..Default::default() };
+    let tangent = estimate.step(estimate.by_denoiser(terms, from), Noise::None)?;
     let second = run.denoise(&tangent, to)?;
     let terms = StepTerms { x: 0.5, eps: 0.5 * change, ..Default::default() };
-    run.advance(&second, terms, Some((0.5 * ratio, x)))
+    run.advance(&second, second.by_denoiser(terms, to), Some((0.5 * ratio, x)))
 }

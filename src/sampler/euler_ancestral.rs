@@ -19,21 +19,14 @@ pub fn euler_ancestral(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, eta: f64) 
         let sigma_up = noise.deviation(at, (step, steps))?;
         let sigma_down = (to.sigma.powi(2) - sigma_up.powi(2)).max(0.0).sqrt();
         let estimate = run.denoise(&x, from)?;
-        let terms = if from.alpha == 0.0 {
-            // nsr is infinite: y has no value, its Euler step has this limit.
+        let terms = if from.alpha == 0.0 || to.is_clean() {
+            // From pure noise nsr is infinite and y has no value; this is the step's limit. To clean data it is x0_hat to the last bit.
             StepTerms { x: 0.0, x0: to.alpha, eps: sigma_down, noise: sigma_up }
         } else {
             let ratio = to.alpha / from.alpha;
             StepTerms { x: ratio, x0: 0.0, eps: sigma_down - ratio * from.sigma, noise: sigma_up }
         };
-        // With a clipped x0_hat the slope follows it: eps = (x − alpha·x0_hat)/sigma.
-        let terms = if estimate.clip.is_some() || estimate.x0_hat.is_some() || to.is_clean() {
-            let (x_share, x0_share) = (1.0 / from.sigma, -from.alpha / from.sigma);
-            StepTerms { x: terms.x + terms.eps * x_share, x0: terms.x0 + terms.eps * x0_share, eps: 0.0, ..terms }
-        } else {
-            terms
-        };
-        x = run.advance(&estimate, terms, None)?;
+        x = run.advance(&estimate, estimate.by_denoiser(terms, from), None)?;
         run.finish_step((step, steps), at, &x, &estimate)?;
     }
     Ok(x)

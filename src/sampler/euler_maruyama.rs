@@ -5,8 +5,11 @@ use crate::denoiser::StepTerms;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// dX = (f·X − g²·∇log p_t) dt + g dW, backwards in the process's own time, with the coefficients of the step's beginning. One NFE per
-/// step, weak order 1.
+/// dX = (f·X − g²·∇log p_t) dt + g dW, backwards. One NFE per step, weak order 1.
+///
+/// X and the denoiser are frozen at the step's beginning, while f and g²/sigma² enter by their integrals, which the levels give exactly:
+/// ∫f dt = Δ ln alpha and ∫g²/sigma² dt = −2·Δ ln(alpha/sigma). For constant coefficients this is S3.eq69 to the letter; otherwise it differs from it in
+/// the second order of the step, and stays stable where β(t) is steep.
 ///
 /// From a level where nothing of the data is left the SDE's rates are infinite; there x_T tells nothing of x_t, which is drawn
 /// afresh: alpha·x0_hat + sigma·z. The step to clean data takes x0_hat.
@@ -18,15 +21,15 @@ pub fn euler_maruyama(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<T
     for (step, &at) in grid.steps().iter().enumerate() {
         let (from, to) = (at.from, at.to);
         let estimate = run.denoise(&x, from)?;
-        let terms = if to.is_clean() || !(from.drift.is_finite() && from.diffusion.is_finite()) {
+        let terms = if to.is_clean() || from.alpha == 0.0 {
             StepTerms { x0: to.alpha, noise: to.sigma, ..Default::default() }
         } else {
-            let dt = to.time - from.time; // negative
-            let variance = from.diffusion.powi(2) * -dt;
-            // −g²·score·dt with score = −eps_hat/sigma.
-            StepTerms { x: 1.0 + from.drift * dt, x0: 0.0, eps: -variance / from.sigma, noise: variance.sqrt() }
+            let growth = to.log_alpha - from.log_alpha;
+            let added = 2.0 * (to.half_log_snr() - from.half_log_snr());
+            // −g²·score·dt with score = −eps_hat/sigma, and dt below 0.
+            StepTerms { x: 1.0 + growth, x0: 0.0, eps: -added * from.sigma, noise: from.sigma * added.sqrt() }
         };
-        x = run.advance(&estimate, terms, None)?;
+        x = run.advance(&estimate, estimate.by_denoiser(terms, from), None)?;
         run.finish_step((step, steps), at, &x, &estimate)?;
     }
     Ok(x)

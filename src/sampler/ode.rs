@@ -8,10 +8,11 @@ use crate::ops::Noise;
 use crate::process::Level;
 use crate::tensor::Tensor;
 
-/// `weight`·radius·dz/dφ at a level, in the terms of a step.
-pub(super) fn slope(at: Level, weight: f64) -> StepTerms {
+/// stretch·x_t + weight·dz/dφ, the slope that `estimate` gives at its level, in the terms of a step.
+pub(super) fn along(estimate: &Estimate, at: Level, stretch: f64, weight: f64) -> StepTerms {
     let angle = at.angle();
-    StepTerms { x: 0.0, x0: -weight * angle.sin(), eps: weight * angle.cos(), noise: 0.0 }
+    let terms = StepTerms { x: stretch, x0: -weight * angle.sin(), eps: weight * angle.cos(), noise: 0.0 };
+    estimate.by_denoiser(terms, at)
 }
 
 /// The step to clean data, or nothing for another step.
@@ -35,7 +36,7 @@ pub fn euler(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
             Some(x0) => x0,
             None => {
                 let turn = to.angle() - from.angle();
-                let terms = StepTerms { x: to.radius() / from.radius(), ..slope(from, turn * to.radius()) };
+                let terms = along(&estimate, from, to.radius() / from.radius(), turn * to.radius());
                 run.advance(&estimate, terms, None)?
             }
         };
@@ -58,10 +59,10 @@ pub fn heun(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
             None => {
                 let turn = (to.angle() - from.angle()) * to.radius();
                 let stretch = to.radius() / from.radius();
-                let tangent = estimate.step(StepTerms { x: stretch, ..slope(from, turn) }, Noise::None)?;
+                let tangent = estimate.step(along(&estimate, from, stretch, turn), Noise::None)?;
                 let second = run.denoise(&tangent, to)?;
                 // x + ½(k1 + k2)·h, where k1·h = tangent − x.
-                let terms = StepTerms { x: 0.5, ..slope(to, 0.5 * turn) };
+                let terms = along(&second, to, 0.5, 0.5 * turn);
                 run.advance(&second, terms, Some((0.5 * stretch, &x)))?
             }
         };
@@ -87,11 +88,12 @@ pub fn rk4(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
                 // Each stage is x + (its slope)·(its part of the turn), at its level's own radius.
                 let stage = |estimate: &Estimate, slope_at: Level, part: f64, end: Level| {
                     let stretch = end.radius() / from.radius();
-                    let terms = slope(slope_at, part * turn * end.radius());
+                    let terms = along(estimate, slope_at, 0.0, part * turn * end.radius());
                     estimate.step_from(terms, Some((stretch, &x)), Noise::None)
                 };
                 let sum = |estimate: &Estimate, slope_at: Level, weight: f64, past: (f64, &Tensor)| {
-                    estimate.step_from(slope(slope_at, weight * turn * to.radius()), Some(past), Noise::None)
+                    let terms = along(estimate, slope_at, 0.0, weight * turn * to.radius());
+                    estimate.step_from(terms, Some(past), Noise::None)
                 };
                 let second = run.denoise(&stage(&first, from, 0.5, middle)?, middle)?;
                 let third = run.denoise(&stage(&second, middle, 0.5, middle)?, middle)?;
@@ -99,7 +101,8 @@ pub fn rk4(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
                 let total = sum(&first, from, 1.0 / 6.0, (to.radius() / from.radius(), &x))?;
                 let total = sum(&second, middle, 1.0 / 3.0, (1.0, &total))?;
                 let total = sum(&third, middle, 1.0 / 3.0, (1.0, &total))?;
-                run.advance(&fourth, slope(to, turn * to.radius() / 6.0), Some((1.0, &total)))?
+                let terms = along(&fourth, to, 0.0, turn * to.radius() / 6.0);
+                run.advance(&fourth, terms, Some((1.0, &total)))?
             }
         };
         run.finish_step((step, steps), at, &x, &first)?;

@@ -49,7 +49,7 @@ pub fn predictor_corrector(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, correc
             // x + e·score + √(2e)·z with e = 2·(r·sigma)², score = −eps_hat/sigma.
             let e = 2.0 * (snr * to.sigma).powi(2);
             let terms = StepTerms { x: 1.0, x0: 0.0, eps: -e / to.sigma, noise: (2.0 * e).sqrt() };
-            x = run.advance(&estimate, terms, None)?;
+            x = run.advance(&estimate, estimate.by_denoiser(terms, to), None)?;
         }
         run.finish_step((step, steps), at, &x, &estimate)?;
     }

@@ -127,7 +127,7 @@ impl Default for SamplerOptions {
             variance: Variance::FixedSmall,
             noise_at_end: false,
             ancestral_eta: 1.0,
-            tolerance: 1e-5,
+            tolerance: 1e-4,
             corrector: Corrector::default(),
             churn: Churn::default(),
         }

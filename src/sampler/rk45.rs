@@ -1,6 +1,6 @@
 //! The adaptive method of Dormand and Prince (1980), orders 5 and 4, for the probability-flow ODE in the angle.
 
-use super::ode::slope;
+use super::ode::along;
 use super::{Grid, GridStep, Run};
 use crate::denoiser::{Estimate, StepTerms};
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ struct Lane {
 }
 
 /// Integrates from the grid's first level to its last noisy one; the levels between have no meaning. Each sample has its own step
-/// size, so it does not depend on the others. `tolerance` bounds the local error, absolute and relative (Song et al. 2021 use 1e-5).
+/// size, so it does not depend on the others. `tolerance` bounds the local error, absolute and relative (a network in f32 repays 1e-4, an oracle in f64 down to 1e-12).
 ///
 /// One NFE and six for each attempted step; `nfe` counts those of the sample that takes most. The callback sees one step.
 ///
@@ -153,7 +153,7 @@ fn attempt_step(
 
 /// dz/dφ.
 fn tangent(estimate: &Estimate, at: Level) -> Result<Tensor> {
-    estimate.step(slope(at, 1.0), Noise::None)
+    estimate.step(along(estimate, at, 0.0, 1.0), Noise::None)
 }
 
 fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
