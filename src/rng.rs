@@ -34,6 +34,8 @@ pub enum Purpose {
     Test = 11,
     /// Samples of a known distribution.
     Oracle = 12,
+    /// Toy data made by formula.
+    Toy = 13,
 }
 
 /// Where a block of random numbers lives.

@@ -1,4 +1,4 @@
-//! Data sets: 8-bit images, their labels, and which of them are held out.
+//! Data sets: 8-bit images, their labels, and which of them are held out; and toy points of the plane.
 
 pub mod idx;
 pub mod loader;
@@ -7,8 +7,10 @@ mod digits;
 mod fingerprint;
 mod idx_folder;
 mod split;
+mod toys;
 
 pub use loader::Loader;
+pub use toys::Toy;
 
 use std::path::Path;
 
