@@ -1,4 +1,4 @@
-//! Layers with parameters: linear, convolution, group norm.
+//! Layers with parameters: linear, time embedding, convolution, group norm.
 
 use super::param::{Builder, Init, Layout, ParamId, Params};
 use crate::error::Result;
@@ -13,7 +13,12 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize) -> Linear {
-        let init = Init::Uniform(1.0 / (c_in as f64).sqrt());
+        Linear::with_bound(b, name, c_in, c_out, 1.0 / (c_in as f64).sqrt())
+    }
+
+    /// With first weights and biases uniform in ±`bound` instead of PyTorch's ±1/√c_in.
+    pub(crate) fn with_bound(b: &mut Builder, name: &str, c_in: usize, c_out: usize, bound: f64) -> Linear {
+        let init = Init::Uniform(bound);
         Linear {
             weight: b.add(format!("{name}.weight"), [c_out, c_in], Layout::Plain, init),
             bias: b.add(format!("{name}.bias"), [c_out], Layout::Plain, init),
@@ -22,6 +27,25 @@ impl Linear {
 
     pub(crate) fn forward(&self, p: &Params, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         ops::linear(x, p.get(self.weight), Some(p.get(self.bias)), residual)
+    }
+}
+
+/// Linear → SiLU → linear on sinusoidal features.
+pub(crate) struct TimeEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimeEmbedding {
+    pub(crate) fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize) -> TimeEmbedding {
+        TimeEmbedding {
+            linear_1: Linear::new(b, &format!("{name}.linear_1"), c_in, c_out),
+            linear_2: Linear::new(b, &format!("{name}.linear_2"), c_out, c_out),
+        }
+    }
+
+    pub(crate) fn forward(&self, p: &Params, features: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(p, &ops::silu(&self.linear_1.forward(p, features, None)?)?, None)
     }
 }
 

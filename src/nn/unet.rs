@@ -3,12 +3,12 @@
 //! Any height and width from 1: on the way up, features are resized by nearest neighbour to the skip's exact size,
 //! which equals doubling wherever the sizes divide.
 
-use super::Mode;
 use super::attn_block::AttnBlock;
-use super::layers::{Conv2d, Linear, Norm};
+use super::layers::{Conv2d, Norm, TimeEmbedding};
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::res_block::ResBlock;
 use super::unet_config::{BlockType, ClassEmbed, UNetConfig};
+use super::{Mode, Network};
 use crate::error::{Error, Result};
 use crate::ops::{self, Conv, ConvExtras, GroupNorm};
 use crate::tape;
@@ -23,25 +23,6 @@ pub enum ClassInput<'a> {
     Numbers(&'a [f32]),
     /// Vectors `[n, time_embed_dim]`, for `class_embed_type` "identity".
     Vectors(&'a Tensor),
-}
-
-/// Linear → SiLU → linear on sinusoidal features.
-struct TimeEmbedding {
-    linear_1: Linear,
-    linear_2: Linear,
-}
-
-impl TimeEmbedding {
-    fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize) -> TimeEmbedding {
-        TimeEmbedding {
-            linear_1: Linear::new(b, &format!("{name}.linear_1"), c_in, c_out),
-            linear_2: Linear::new(b, &format!("{name}.linear_2"), c_out, c_out),
-        }
-    }
-
-    fn forward(&self, p: &Params, features: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(p, &ops::silu(&self.linear_1.forward(p, features, None)?)?, None)
-    }
 }
 
 enum ClassEmbedding {
@@ -230,6 +211,17 @@ impl UNet {
         let pad_before = self.config.downsample_padding;
         let after = |size: usize| if pad_before == 0 && size == 1 { 2 } else { 1 };
         Conv { stride: 2, pad_before, pad_after: [after(x.shape()[1]), after(x.shape()[2])] }
+    }
+}
+
+impl Network for UNet {
+    fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// Without classes: a class-conditional network says that it wants them.
+    fn net_out(&self, p: &Params, x_t: &Tensor, times: &[f32], mode: Mode) -> Result<Tensor> {
+        self.forward(p, x_t, times, None, mode)
     }
 }
 
