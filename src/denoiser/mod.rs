@@ -5,7 +5,7 @@ pub mod oracle;
 mod predict;
 mod threshold;
 
-pub use network::NetworkDenoiser;
+pub use network::{MlpDenoiser, NetworkDenoiser};
 pub use predict::{eps_coefficients, loss_weight, target, x0_coefficients};
 pub use threshold::Threshold;
 

@@ -1,9 +1,9 @@
-//! A U-Net as a denoiser.
+//! Networks as denoisers.
 
 use super::predict::{eps_coefficients, x0_coefficients};
 use super::{Denoiser, Estimate};
 use crate::error::Result;
-use crate::nn::{ClassInput, Mode, Params, UNet};
+use crate::nn::{ClassInput, Mlp, Mode, Params, UNet};
 use crate::ops;
 use crate::process::{Level, SchedulerConfig};
 use crate::tensor::Tensor;
@@ -24,38 +24,75 @@ impl NetworkDenoiser<'_> {
     fn forward(&self, x: &Tensor, times: &[f32]) -> Result<Tensor> {
         self.unet.forward(self.params, x, times, self.class_labels.map(ClassInput::Labels), Mode::Inference)
     }
-
-    fn time(&self, at: Level) -> f32 {
-        self.scheduler.time_convention.network_time(at) as f32
-    }
-
-    fn estimate(&self, x_t: Tensor, net_out: Tensor, at: Level) -> Result<Estimate> {
-        let prediction = self.scheduler.prediction;
-        let (x0, eps) = (x0_coefficients(prediction, at)?, eps_coefficients(prediction, at)?);
-        Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None })
-    }
 }
 
 impl Denoiser for NetworkDenoiser<'_> {
     fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate> {
-        let n = x_t.shape().first().copied().unwrap_or(0);
-        let times = vec![self.time(at); n];
-        let scale = self.scheduler.input_scale(at);
-        let net_out = match scale {
-            1.0 => self.forward(x_t, &times)?,
-            _ => self.forward(&ops::affine(x_t, scale as f32, 0.0)?, &times)?,
-        };
-        self.estimate(x_t.clone(), net_out, at)
+        denoise(self.scheduler, x_t, at, |x, times| self.forward(x, times))
     }
 
     fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
-        let times: Vec<f32> = at.iter().map(|at| self.time(*at)).collect();
-        let scales: Vec<f32> = at.iter().map(|at| self.scheduler.input_scale(*at) as f32).collect();
-        let input = scale_rows(x_t, &scales)?;
-        let net_out = self.forward(&input, &times)?;
-        let rows = at.iter().enumerate();
-        rows.map(|(i, at)| self.estimate(x_t.rows(i, 1)?, net_out.rows(i, 1)?, *at)).collect()
+        denoise_rows(self.scheduler, x_t, at, |x, times| self.forward(x, times))
     }
+}
+
+/// A multilayer perceptron and the weights to run it with.
+pub struct MlpDenoiser<'a> {
+    /// The network.
+    pub mlp: &'a Mlp,
+    /// Raw or averaged weights.
+    pub params: &'a Params,
+    /// What its input, its time and its output mean.
+    pub scheduler: &'a SchedulerConfig,
+}
+
+impl Denoiser for MlpDenoiser<'_> {
+    fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate> {
+        denoise(self.scheduler, x_t, at, |x, times| self.mlp.forward(self.params, x, times))
+    }
+
+    fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
+        denoise_rows(self.scheduler, x_t, at, |x, times| self.mlp.forward(self.params, x, times))
+    }
+}
+
+/// All rows at one level.
+fn denoise(
+    scheduler: &SchedulerConfig,
+    x_t: &Tensor,
+    at: Level,
+    forward: impl FnOnce(&Tensor, &[f32]) -> Result<Tensor>,
+) -> Result<Estimate> {
+    let times = vec![network_time(scheduler, at); x_t.shape().first().copied().unwrap_or(0)];
+    let net_out = match scheduler.input_scale(at) {
+        1.0 => forward(x_t, &times)?,
+        scale => forward(&ops::affine(x_t, scale as f32, 0.0)?, &times)?,
+    };
+    estimate(scheduler, x_t.clone(), net_out, at)
+}
+
+/// Each row at its own level, in one evaluation.
+fn denoise_rows(
+    scheduler: &SchedulerConfig,
+    x_t: &Tensor,
+    at: &[Level],
+    forward: impl FnOnce(&Tensor, &[f32]) -> Result<Tensor>,
+) -> Result<Vec<Estimate>> {
+    let times: Vec<f32> = at.iter().map(|at| network_time(scheduler, *at)).collect();
+    let scales: Vec<f32> = at.iter().map(|at| scheduler.input_scale(*at) as f32).collect();
+    let net_out = forward(&scale_rows(x_t, &scales)?, &times)?;
+    let rows = at.iter().enumerate();
+    rows.map(|(i, at)| estimate(scheduler, x_t.rows(i, 1)?, net_out.rows(i, 1)?, *at)).collect()
+}
+
+fn network_time(scheduler: &SchedulerConfig, at: Level) -> f32 {
+    scheduler.time_convention.network_time(at) as f32
+}
+
+/// What a raw output says about x0 and eps.
+fn estimate(scheduler: &SchedulerConfig, x_t: Tensor, net_out: Tensor, at: Level) -> Result<Estimate> {
+    let (x0, eps) = (x0_coefficients(scheduler.prediction, at)?, eps_coefficients(scheduler.prediction, at)?);
+    Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None })
 }
 
 fn scale_rows(x: &Tensor, scales: &[f32]) -> Result<Tensor> {

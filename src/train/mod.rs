@@ -1,9 +1,12 @@
-//! Training: the loop, its checkpoints and its reports.
+//! Training: the loop, its checkpoints and its reports; and [`fit`], a run in one call.
 
 mod checkpoint;
+mod fit;
 mod report;
+mod step;
 mod trainer;
 
+pub use fit::{FitOptions, Fitted, fit, fit_levels};
 pub use trainer::{StepReport, Trainer};
 
 use crate::config::TrainConfig;

@@ -1,17 +1,16 @@
 //! The state of a run and one training step.
 
+use super::step::Batch;
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader};
-use crate::denoiser;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loss;
 use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet, initialise};
-use crate::ops;
 use crate::optim::{self, LrSchedule, Moments, UpdateSettings};
 use crate::process::{Level, Process, SchedulerConfig};
 use crate::rng::{Address, Purpose};
-use crate::tape::{self, Grads, Tape};
+use crate::tape::Grads;
 use crate::tensor::{Dtype, Tensor};
 use serde::Serialize;
 use std::sync::Arc;
@@ -57,16 +56,6 @@ pub struct Trainer<'a> {
     // Reused by every step.
     levels: Vec<Level>,
     labels: Vec<u32>,
-}
-
-/// A batch on its way through a step.
-struct Batch {
-    x0: Tensor,
-    /// x_t as the network sees it.
-    input: Tensor,
-    target: Tensor,
-    times: Vec<f32>,
-    weights: Vec<f32>,
 }
 
 impl<'a> Trainer<'a> {
@@ -182,47 +171,25 @@ impl<'a> Trainer<'a> {
             self.loader.fill(step, x0.host_mut()?, &mut [])?;
         }
         loss::draw_levels(&*self.process, seed, step, &mut self.levels);
-        let scheduler = &self.scheduler;
-        let of_levels = |f: &dyn Fn(&Level) -> f64| self.levels.iter().map(f).collect::<Vec<f64>>();
-        let samples: Vec<u32> = (0..n as u32).collect();
         let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
-        // The network's input is x_t scaled, so the scale goes into both factors.
-        let alpha = of_levels(&|l| scheduler.input_scale(*l) * l.alpha);
-        let sigma = of_levels(&|l| scheduler.input_scale(*l) * l.sigma);
-        let noised = ops::perturb(&x0, &alpha, &sigma, address, &samples)?;
-        let (alpha, sigma) = (of_levels(&|l| l.alpha), of_levels(&|l| l.sigma));
-        let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
-        let weights = self.levels.iter().map(|l| denoiser::loss_weight(scheduler.prediction, *l) as f32).collect();
-        let times = self.levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
-        Ok(Batch { x0, input: noised.x_t, target, times, weights })
+        Batch::noised(&self.scheduler, x0, &self.levels, address)
     }
 
     /// Fills `self.grads`; returns the loss and the norm of the gradients.
     fn gradients(&mut self, batch: &Batch) -> Result<(f64, f64)> {
         let mode = Mode::Training(Address::new(self.config.seed, Purpose::Dropout).step(self.step as usize));
         let labels = self.is_class_conditional().then_some(ClassInput::Labels(&self.labels));
-        self.grads.clear();
-        let (loss, tape) = Tape::record(|| {
-            let net_out = self.unet.forward(&self.raw, &batch.input, &batch.times, labels, mode)?;
-            Ok(ops::weighted_mse(&net_out, &batch.target, &batch.weights)?.0)
-        })?;
-        tape.backward_from_loss(&loss, &mut self.grads)?;
-        let norm = optim::global_norm(&self.raw, &self.grads)?;
-        Ok((f64::from(loss.host::<f32>()?[0]), norm))
+        let net_out = || self.unet.forward(&self.raw, &batch.input, &batch.times, labels, mode);
+        batch.gradients(&self.raw, &mut self.grads, net_out)
     }
 
     /// Runs the step again while every number is checked.
     fn explain_non_finite(&mut self, batch: &Batch, loss: f64, norm: f64) -> Error {
-        let what = if loss.is_finite() { format!("gradient norm is {norm}") } else { format!("loss is {loss}") };
-        let cause = match batch.x0.is_finite() {
-            Ok(false) => Some("the batch itself holds numbers that are not finite".to_string()),
-            _ => tape::find_non_finite(|| self.gradients(batch).map(|_| ())).ok().flatten(),
-        };
-        let cause = cause.unwrap_or_else(|| "no single op made it; the sum overflowed".into());
+        let cause = batch.explain_non_finite(loss, norm, || self.gradients(batch));
         let last = self.last_loss.map_or("no finite loss before it".into(), |l| format!("last finite loss {l:.4}"));
         self.grads.clear();
         Error::NonFinite(format!(
-            "step {}: {what}; {cause}; {last}; the last checkpoint is intact, try --resume with a smaller --lr",
+            "step {}: {cause}; {last}; the last checkpoint is intact, try --resume with a smaller --lr",
             self.step
         ))
     }

@@ -1,0 +1,71 @@
+//! What every training step does, whatever the network and the data: noise a batch, take the gradients of its loss,
+//! and say where a number that is not finite came from.
+
+use crate::denoiser;
+use crate::error::Result;
+use crate::nn::Params;
+use crate::ops;
+use crate::optim;
+use crate::process::{Level, SchedulerConfig};
+use crate::rng::Address;
+use crate::tape::{self, Grads, Tape};
+use crate::tensor::Tensor;
+
+/// A batch on its way through a step.
+pub(super) struct Batch {
+    x0: Tensor,
+    /// x_t as the network sees it.
+    pub(super) input: Tensor,
+    target: Tensor,
+    pub(super) times: Vec<f32>,
+    /// Factor of each row's squared error.
+    pub(super) weights: Vec<f32>,
+}
+
+impl Batch {
+    /// Noises each row of `x0` `[n, …]` to its own level, with the noise of samples 0 to n − 1 at `address`.
+    pub(super) fn noised(scheduler: &SchedulerConfig, x0: Tensor, levels: &[Level], address: Address) -> Result<Batch> {
+        let of_levels = |f: &dyn Fn(&Level) -> f64| levels.iter().map(f).collect::<Vec<f64>>();
+        let samples: Vec<u32> = (0..levels.len() as u32).collect();
+        // The network's input is x_t scaled, so the scale goes into both factors.
+        let alpha = of_levels(&|l| scheduler.input_scale(*l) * l.alpha);
+        let sigma = of_levels(&|l| scheduler.input_scale(*l) * l.sigma);
+        let noised = ops::perturb(&x0, &alpha, &sigma, address, &samples)?;
+        let (alpha, sigma) = (of_levels(&|l| l.alpha), of_levels(&|l| l.sigma));
+        let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
+        let weights = levels.iter().map(|l| denoiser::loss_weight(scheduler.prediction, *l) as f32).collect();
+        let times = levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
+        Ok(Batch { x0, input: noised.x_t, target, times, weights })
+    }
+
+    /// Fills `grads` with those of the mean squared error of `net_out`, each row weighted; returns the loss and the norm
+    /// of the gradients.
+    pub(super) fn gradients(
+        &self,
+        params: &Params,
+        grads: &mut Grads,
+        net_out: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<(f64, f64)> {
+        grads.clear();
+        let (loss, tape) = Tape::record(|| Ok(ops::weighted_mse(&net_out()?, &self.target, &self.weights)?.0))?;
+        tape.backward_from_loss(&loss, grads)?;
+        let norm = optim::global_norm(params, grads)?;
+        Ok((f64::from(loss.host::<f32>()?[0]), norm))
+    }
+
+    /// Where the first number that is not finite came from, as a sentence part; `again` runs the step once more while every
+    /// number is checked.
+    pub(super) fn explain_non_finite(
+        &self,
+        loss: f64,
+        norm: f64,
+        again: impl FnOnce() -> Result<(f64, f64)>,
+    ) -> String {
+        let what = if loss.is_finite() { format!("gradient norm is {norm}") } else { format!("loss is {loss}") };
+        let cause = match self.x0.is_finite() {
+            Ok(false) => Some("the batch itself holds numbers that are not finite".to_string()),
+            _ => tape::find_non_finite(|| again().map(|_| ())).ok().flatten(),
+        };
+        format!("{what}; {}", cause.unwrap_or_else(|| "no single op made it; the sum overflowed".into()))
+    }
+}
