@@ -7,6 +7,8 @@ pub mod metrics;
 pub mod mmap;
 pub mod plot;
 mod plot_axis;
+mod plot_canvas;
+mod plot_panels;
 pub mod tensors;
 pub mod weights;
 

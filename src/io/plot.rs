@@ -1,52 +1,71 @@
-//! Line plots as PNG, with an embedded font: no system font, no display.
-//!
-//! The plot is drawn at twice its size and averaged down, because plotters does not smooth lines wider than one
-//! pixel.
+//! Plots as PNG: lines, histograms under their densities, and panels of points, densities and paths.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
-use super::image::{Picture, write_png};
 use super::plot_axis::Axis;
+use super::plot_canvas::{AXIS, Area, COLOURS, Drawn, GRID, font, pale, px, write_drawing};
 use crate::{Error, Result};
+
+pub use super::plot_panels::{Heat, Layer, Panel, PanelOptions, plot_panels, points_of};
 
 const WIDTH: usize = 900;
 const HEIGHT: usize = 540;
-/// Drawn pixels per pixel of the file, each way.
-const OVERSAMPLING: usize = 2;
-
-const TEXT: RGBColor = RGBColor(55, 60, 67);
-const GRID: RGBColor = RGBColor(228, 230, 234);
-const AXIS: RGBColor = RGBColor(150, 155, 163);
-/// Told apart by the colour-blind (Okabe & Ito 2008), black and yellow left out.
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(230, 159, 0),
-];
+const MARGIN: usize = 14;
+const MARGIN_RIGHT: usize = 26;
+const X_LABELS: usize = 48;
+const Y_LABELS: usize = 68;
 
 /// One line of a plot.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     /// Its entry in the legend; an empty name has none.
     pub name: String,
-    /// `(x, y)` in drawing order. Points that are not finite are left out, and on a logarithmic axis those with y ≤
-    /// 0.
+    /// `(x, y)` in drawing order. Points that are not finite are left out, and those that are not positive on a
+    /// logarithmic axis.
     pub points: Vec<(f64, f64)>,
-    /// Draws a thin pale line in the colour of the next series that is not faint: the raw values under their mean.
+    /// Draws a thin line: pale, in the colour of the next series that is not faint (the raw values under their mean), or
+    /// grey where none follows (a slope to compare with).
     pub faint: bool,
+    /// Draws a dot at each point too, for few points.
+    pub marked: bool,
 }
 
+/// What a plot says around its lines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Axes<'a> {
+    /// Above the plot; may be empty.
+    pub title: &'a str,
+    /// Below it; may be empty.
+    pub x_label: &'a str,
+    /// Left of it; may be empty.
+    pub y_label: &'a str,
+    /// A logarithmic x axis.
+    pub log_x: bool,
+    /// A logarithmic y axis.
+    pub log_y: bool,
+}
+
+/// Samples of one number, drawn as bars whose area is their share of all samples.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    /// Its entry in the legend; an empty name has none.
+    pub name: String,
+    /// The numbers; those that are not finite are counted in no bar.
+    pub samples: Vec<f64>,
+    /// Bars, all of one width; at least 1.
+    pub bins: usize,
+    /// Where the bars begin and end; the least and the greatest sample if not said. Samples outside are counted in no bar,
+    /// but among all.
+    pub range: Option<[f64; 2]>,
+}
+
+/// A bar from zero: x from `.0` to `.1`, height `.2`.
+type Bar = (f64, f64, f64);
+
 /// Draws `series` into a 900x540 PNG, whole or not at all.
-///
-/// * `title`, `x_label`, `y_label` — may be empty
-/// * `log_y` — a logarithmic y axis
 ///
 /// # Errors
 /// [`Error::NonFinite`] if no point can be drawn; [`Error::Io`] if the file cannot be written.
@@ -54,253 +73,252 @@ pub struct Series {
 /// # Example
 /// ```
 /// # fn main() -> tweedie::Result<()> {
-/// use tweedie::io::plot::{Series, plot_lines};
+/// use tweedie::io::plot::{Axes, Series, plot_lines};
 /// let path = std::env::temp_dir().join(format!("tweedie-plot-{}.png", std::process::id()));
-/// let loss = (1..=100).map(|step| (f64::from(step), 1.0 / f64::from(step))).collect();
-/// plot_lines(&path, "training", "step", "loss", &[Series { name: "loss".into(), points: loss, faint: false }],
-/// true)?;
+/// let error = (0..8).map(|i| f64::from(1 << i)).map(|steps| (steps, 0.3 / steps)).collect();
+/// let axes = Axes { title: "Euler", x_label: "steps", y_label: "error", log_x: true, log_y: true };
+/// plot_lines(&path, &axes, &[Series { name: "order 1".into(), points: error, marked: true, ..Series::default() }])?;
 /// # std::fs::remove_file(&path).map_err(tweedie::Error::io("remove", &path))
 /// # }
 /// ```
-pub fn plot_lines(
-    path: impl AsRef<Path>,
-    title: &str,
-    x_label: &str,
-    y_label: &str,
-    series: &[Series],
-    log_y: bool,
-) -> Result<()> {
-    let path = path.as_ref();
-    let is_drawn = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!log_y || y > 0.0);
-    let drawn: Vec<Vec<(f64, f64)>> =
-        series.iter().map(|s| s.points.iter().copied().filter(is_drawn).collect()).collect();
-    if drawn.iter().all(Vec::is_empty) {
-        let count: usize = series.iter().map(|s| s.points.len()).sum();
-        let want = if log_y { "finite with y > 0" } else { "finite" };
-        return Err(Error::NonFinite(format!(
-            "plot {}: expected a point that is {want}, got none among {count}",
-            path.display()
-        )));
+pub fn plot_lines(path: impl AsRef<Path>, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
+    Chart::new(path.as_ref(), axes, String::new(), Vec::new(), series)?.write(path.as_ref())
+}
+
+/// Draws a histogram as a density and `curves` over it into a 900x540 PNG, whole or not at all.
+///
+/// # Errors
+/// [`Error::Usage`] if there are no bins; [`Error::NonFinite`] if no sample is finite or the range is empty;
+/// [`Error::Io`] if the file cannot be written.
+///
+/// # Example
+/// ```
+/// # fn main() -> tweedie::Result<()> {
+/// use tweedie::io::plot::{Axes, Histogram, Series, plot_histogram};
+/// let path = std::env::temp_dir().join(format!("tweedie-bars-{}.png", std::process::id()));
+/// let samples = (0..1000).map(|i| f64::from(i) / 1000.0).collect();
+/// let bars = Histogram { name: "samples".into(), samples, bins: 20, range: None };
+/// let uniform = Series { name: "density".into(), points: vec![(0.0, 1.0), (1.0, 1.0)], ..Series::default() };
+/// plot_histogram(&path, &Axes::default(), &bars, &[uniform])?;
+/// # std::fs::remove_file(&path).map_err(tweedie::Error::io("remove", &path))
+/// # }
+/// ```
+pub fn plot_histogram(path: impl AsRef<Path>, axes: &Axes<'_>, bars: &Histogram, curves: &[Series]) -> Result<()> {
+    let heights = bars.densities(path.as_ref())?;
+    Chart::new(path.as_ref(), axes, bars.name.clone(), heights, curves)?.write(path.as_ref())
+}
+
+impl Histogram {
+    fn densities(&self, path: &Path) -> Result<Vec<Bar>> {
+        if self.bins == 0 {
+            return Err(Error::Usage(format!("plot {}: bins = 0: expected at least 1", path.display())));
+        }
+        let finite: Vec<f64> = self.samples.iter().copied().filter(|v| v.is_finite()).collect();
+        let ends = finite.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[l, h], v| [l.min(*v), h.max(*v)]);
+        let [low, high] = match self.range {
+            None if ends[0] == ends[1] => [ends[0] - 0.5, ends[1] + 0.5], // one value: a bar that can be seen
+            range => range.unwrap_or(ends),
+        };
+        let width = (high - low) / self.bins as f64;
+        if !(width > 0.0 && width.is_finite()) {
+            let (path, count) = (path.display(), self.samples.len());
+            return Err(Error::NonFinite(format!(
+                "plot {path}: expected samples in a range, got {low} to {high} and {count} samples"
+            )));
+        }
+        let mut counts = vec![0_usize; self.bins];
+        for v in finite.iter().filter(|v| (low..=high).contains(*v)) {
+            counts[(((v - low) / width) as usize).min(self.bins - 1)] += 1;
+        }
+        let density = |count: usize| count as f64 / (self.samples.len() as f64 * width);
+        let left = |i: usize| low + i as f64 * width;
+        Ok(counts.into_iter().enumerate().map(|(i, count)| (left(i), left(i + 1), density(count))).collect())
     }
-    let x_axis = Axis::around(drawn.iter().flatten().map(|p| p.0), false, 0.0);
-    let y_axis = Axis::around(drawn.iter().flatten().map(|p| p.1), log_y, 0.04);
-    let mut pixels = vec![255; WIDTH * OVERSAMPLING * HEIGHT * OVERSAMPLING * 3];
-    let labels = Labels { title, x_label, y_label };
-    draw(&mut pixels, &labels, series, &drawn, x_axis, y_axis)
-        // The backend is memory and the font is registered: only plotters itself can fail here.
-        .map_err(|e| Error::Io { action: "draw", path: path.into(), source: std::io::Error::other(e.to_string()) })?;
-    write_png(path, &Picture { width: WIDTH, height: HEIGHT, channels: 3, pixels: average_down(&pixels) })
 }
 
-struct Labels<'a> {
-    title: &'a str,
-    x_label: &'a str,
-    y_label: &'a str,
-}
-
-/// A length in drawn pixels.
-const fn px(file_pixels: usize) -> u32 {
-    (file_pixels * OVERSAMPLING) as u32
-}
-
-fn font(file_pixels: usize) -> TextStyle<'static> {
-    static REGISTERED: OnceLock<()> = OnceLock::new();
-    REGISTERED.get_or_init(|| {
-        // An embedded font that does not parse would fail in `draw` with plotters' own words.
-        let _ = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
-    });
-    ("sans-serif", px(file_pixels)).with_color(TEXT).into_text_style(&(px(WIDTH), px(HEIGHT)))
-}
-
-fn draw(
-    pixels: &mut [u8],
-    labels: &Labels,
-    series: &[Series],
-    drawn: &[Vec<(f64, f64)>],
+/// Bars and lines on two axes.
+struct Chart<'a> {
+    axes: &'a Axes<'a>,
+    bars_name: String,
+    bars: Vec<Bar>,
+    series: &'a [Series],
+    /// The points of each series that can be drawn.
+    drawn: Vec<Vec<(f64, f64)>>,
     x_axis: Axis,
     y_axis: Axis,
-) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let area = BitMapBackend::with_buffer(pixels, (px(WIDTH), px(HEIGHT))).into_drawing_area();
-    let mut builder = ChartBuilder::on(&area);
-    builder.margin(px(14)).margin_right(px(26)).x_label_area_size(px(48)).y_label_area_size(px(68));
-    if !labels.title.is_empty() {
-        builder.caption(labels.title, font(23));
+}
+
+impl<'a> Chart<'a> {
+    fn new(
+        path: &Path,
+        axes: &'a Axes<'a>,
+        bars_name: String,
+        bars: Vec<Bar>,
+        series: &'a [Series],
+    ) -> Result<Chart<'a>> {
+        let fits = |v: f64, is_log: bool| v.is_finite() && (!is_log || v > 0.0);
+        let is_drawn = |&(x, y): &(f64, f64)| fits(x, axes.log_x) && fits(y, axes.log_y);
+        let drawn: Vec<Vec<(f64, f64)>> =
+            series.iter().map(|s| s.points.iter().copied().filter(is_drawn).collect()).collect();
+        let bars: Vec<Bar> = bars.into_iter().filter(|b| is_drawn(&(b.0, b.2)) && b.2 > 0.0).collect();
+        if bars.is_empty() && drawn.iter().all(Vec::is_empty) {
+            let count: usize = series.iter().map(|s| s.points.len()).sum();
+            let want = match (axes.log_x, axes.log_y) {
+                (false, false) => "finite",
+                (false, true) => "finite with y > 0",
+                (true, false) => "finite with x > 0",
+                (true, true) => "finite with x > 0 and y > 0",
+            };
+            return Err(Error::NonFinite(format!(
+                "plot {}: expected a point that is {want}, got none among {count}",
+                path.display()
+            )));
+        }
+        let x = drawn.iter().flatten().map(|p| p.0).chain(bars.iter().flat_map(|b| [b.0, b.1]));
+        let y = drawn.iter().flatten().map(|p| p.1).chain(bars.iter().map(|b| b.2));
+        let has_marks = series.iter().any(|s| s.marked);
+        let x_axis = Axis::around(x, axes.log_x, if has_marks { 0.03 } else { 0.0 });
+        let y_axis = if bars.is_empty() || axes.log_y {
+            Axis::around(y, axes.log_y, 0.04)
+        } else {
+            // Bars stand on the axis.
+            let (low, high) = y.fold((0.0_f64, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
+            Axis::around([low, low + 1.06 * (high - low)].into_iter(), false, 0.0)
+        };
+        Ok(Chart { axes, bars_name, bars, series, drawn, x_axis, y_axis })
     }
-    let mut chart = builder.build_cartesian_2d(x_axis, y_axis)?;
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID.stroke_width(px(1)))
-        .light_line_style(TRANSPARENT)
-        .axis_style(AXIS.stroke_width(px(1)))
-        .set_all_tick_mark_size(px(4))
-        .label_style(font(15))
-        .axis_desc_style(font(17))
-        .x_desc(labels.x_label)
-        .y_desc(labels.y_label)
-        .draw()?;
-    for (i, points) in drawn.iter().enumerate() {
-        let bold_before = series[..i].iter().filter(|s| !s.faint).count();
-        let colour = COLOURS[bold_before % COLOURS.len()];
-        let (colour, width) = if series[i].faint { (pale(colour), px(1)) } else { (colour, px(2)) };
-        let style = colour.stroke_width(width);
-        // Segments and round joints: plotters' own polyline draws its sharp corners far out of the plot.
-        let segments = points.windows(2).map(|ends| PathElement::new([ends[0], ends[1]], style));
-        let line = chart.draw_series(segments)?;
-        if !series[i].name.is_empty() {
-            line.label(&series[i].name).legend(move |(x, y)| {
-                let y = y - px(3) as i32; // the middle of small letters
-                PathElement::new([(x, y), (x + px(22) as i32, y)], colour.stroke_width(px(2)))
+
+    fn write(&self, path: &Path) -> Result<()> {
+        write_drawing(path, (WIDTH, HEIGHT), |area| self.draw(area))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Drawn {
+        let mut builder = ChartBuilder::on(area);
+        builder.margin(px(MARGIN)).margin_right(px(MARGIN_RIGHT));
+        builder.x_label_area_size(px(X_LABELS)).y_label_area_size(px(Y_LABELS));
+        if !self.axes.title.is_empty() {
+            builder.caption(self.axes.title, font(23));
+        }
+        let mut chart = builder.build_cartesian_2d(self.x_axis, self.y_axis)?;
+        chart
+            .configure_mesh()
+            .bold_line_style(GRID.stroke_width(px(1)))
+            .light_line_style(TRANSPARENT)
+            .axis_style(AXIS.stroke_width(px(1)))
+            .set_all_tick_mark_size(px(4))
+            .label_style(font(15))
+            .axis_desc_style(font(17))
+            .x_desc(self.axes.x_label)
+            .y_desc(self.axes.y_label)
+            .draw()?;
+        self.draw_bars(&mut chart)?;
+        self.draw_lines(&mut chart)?;
+        if self.names().next().is_some() {
+            chart
+                .configure_series_labels()
+                .position(self.legend_corner())
+                .margin(px(12))
+                .legend_area_size(px(30))
+                .label_font(font(15))
+                .background_style(WHITE.mix(0.9))
+                .border_style(GRID.stroke_width(px(1)))
+                .draw()?;
+        }
+        Ok(())
+    }
+
+    fn draw_bars<'c, 'd: 'c>(&self, chart: &mut Plot<'c, 'd>) -> Drawn {
+        let (grey, floor) = (pale(AXIS), self.y_axis.bottom());
+        let bars = self.bars.iter().map(|b| Rectangle::new([(b.0, floor), (b.1, b.2)], grey.filled()));
+        let all = chart.draw_series(bars)?;
+        if !self.bars_name.is_empty() {
+            all.label(&self.bars_name).legend(move |(x, y)| {
+                let (x, y, half) = (x, y - px(3) as i32, px(5) as i32);
+                Rectangle::new([(x, y - half), (x + px(22) as i32, y + half)], grey.filled())
             });
         }
-        let radius = if points.len() == 1 { px(3) } else { width / 2 };
-        chart.draw_series(points.iter().map(|at| Circle::new(*at, radius, colour.filled())))?;
+        // Gaps of one pixel of the file, so that equal neighbours are told apart.
+        let edges = self.bars.iter().map(|b| PathElement::new([(b.1, floor), (b.1, b.2)], WHITE.stroke_width(px(1))));
+        chart.draw_series(edges)?;
+        Ok(())
     }
-    if series.iter().any(|s| !s.name.is_empty()) {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .margin(px(12))
-            .legend_area_size(px(30))
-            .label_font(font(15))
-            .background_style(WHITE.mix(0.9))
-            .border_style(GRID.stroke_width(px(1)))
-            .draw()?;
-    }
-    area.present()?;
-    Ok(())
-}
 
-/// Opaque, so that lines that cross often do not darken.
-fn pale(colour: RGBColor) -> RGBColor {
-    let mix = |level: u8| (255.0 - 0.32 * (255.0 - f64::from(level))).round() as u8;
-    RGBColor(mix(colour.0), mix(colour.1), mix(colour.2))
-}
-
-/// Each pixel of the file is the mean of its `OVERSAMPLING²` drawn ones.
-fn average_down(drawn: &[u8]) -> Vec<u8> {
-    let row = WIDTH * OVERSAMPLING * 3;
-    let mut pixels = Vec::with_capacity(WIDTH * HEIGHT * 3);
-    for y in 0..HEIGHT {
-        for x in 0..WIDTH {
-            for channel in 0..3 {
-                let mut sum = 0;
-                for dy in 0..OVERSAMPLING {
-                    for dx in 0..OVERSAMPLING {
-                        let at = (y * OVERSAMPLING + dy) * row + (x * OVERSAMPLING + dx) * 3 + channel;
-                        sum += usize::from(drawn[at]);
-                    }
-                }
-                pixels.push((sum / (OVERSAMPLING * OVERSAMPLING)) as u8);
+    fn draw_lines<'c, 'd: 'c>(&self, chart: &mut Plot<'c, 'd>) -> Drawn {
+        for (i, (points, series)) in self.drawn.iter().zip(self.series).enumerate() {
+            let bold_before = self.series[..i].iter().filter(|s| !s.faint).count();
+            let colour = COLOURS[bold_before % COLOURS.len()];
+            let is_followed = self.series[i..].iter().any(|s| !s.faint);
+            let (colour, width) = match (series.faint, is_followed) {
+                (false, _) => (colour, px(2)),
+                (true, true) => (pale(colour), px(1)),
+                (true, false) => (AXIS, px(1)),
+            };
+            let style = colour.stroke_width(width);
+            // Segments and round joints: plotters' own polyline draws its sharp corners far out of the plot.
+            let segments = points.windows(2).map(|ends| PathElement::new([ends[0], ends[1]], style));
+            let line = chart.draw_series(segments)?;
+            let radius = if points.len() == 1 || series.marked { width + px(1) } else { width / 2 };
+            if !series.name.is_empty() {
+                line.label(&series.name).legend(move |(x, y)| {
+                    let (y, length) = (y - px(3) as i32, px(22) as i32); // the middle of small letters
+                    EmptyElement::at((x, y))
+                        + PathElement::new([(0, 0), (length, 0)], colour.stroke_width(px(2)))
+                        + Circle::new((length / 2, 0), radius, colour.filled())
+                });
             }
+            chart.draw_series(points.iter().map(|at| Circle::new(*at, radius, colour.filled())))?;
         }
+        Ok(())
     }
-    pixels
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let bars = [&self.bars_name].into_iter();
+        bars.chain(self.series.iter().map(|s| &s.name)).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// The corner whose legend would cover least; the upper right among equals.
+    fn legend_corner(&self) -> SeriesLabelPosition {
+        use SeriesLabelPosition::{LowerLeft, LowerRight, UpperLeft, UpperRight};
+        let title = if self.axes.title.is_empty() { 0 } else { 40 };
+        let wide = (WIDTH - MARGIN - MARGIN_RIGHT - Y_LABELS) as f64;
+        let high = (HEIGHT - 2 * MARGIN - X_LABELS - title) as f64;
+        // 15 pixels high, about 8 wide for a letter; the margin of 12 counts too.
+        let letters = self.names().map(|name| name.chars().count()).max().unwrap_or(0);
+        let box_x = (12.0 + 40.0 + 8.0 * letters as f64) / wide;
+        let box_y = (12.0 + 12.0 + 20.0 * self.names().count() as f64) / high;
+        let covered = |right: bool, upper: bool| {
+            let inside = |&(x, y): &(f64, f64)| {
+                (if right { x > 1.0 - box_x } else { x < box_x }) && (if upper { y > 1.0 - box_y } else { y < box_y })
+            };
+            self.ink().filter(inside).count()
+        };
+        let corners =
+            [(true, true, UpperRight), (false, true, UpperLeft), (true, false, LowerRight), (false, false, LowerLeft)];
+        let costs = corners.map(|(right, upper, corner)| (covered(right, upper), corner));
+        costs.into_iter().min_by_key(|(cost, _)| *cost).map_or(UpperRight, |(_, corner)| corner)
+    }
+
+    /// Places along the lines and in the bars, as shares of the axes.
+    fn ink(&self) -> impl Iterator<Item = (f64, f64)> {
+        const PARTS: usize = 24;
+        let along = |from: f64, to: f64, i: usize| from + (to - from) * i as f64 / PARTS as f64;
+        let share = |p: &(f64, f64)| (self.x_axis.share(p.0), self.y_axis.share(p.1));
+        let lines = self.drawn.iter().flat_map(move |points| {
+            points.windows(2).flat_map(move |ends| {
+                let ((x0, y0), (x1, y1)) = (share(&ends[0]), share(&ends[1]));
+                (0..=PARTS).map(move |i| (along(x0, x1, i), along(y0, y1, i)))
+            })
+        });
+        let bars = self.bars.iter().flat_map(move |b| {
+            let (x, top) = (self.x_axis.share(0.5 * (b.0 + b.1)), self.y_axis.share(b.2));
+            (0..=PARTS).map(move |i| (x, along(0.0, top, i)))
+        });
+        lines.chain(bars)
+    }
 }
+
+type Plot<'a, 'b> = ChartContext<'a, BitMapBackend<'b>, Cartesian2d<Axis, Axis>>;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decode(path: &Path) -> Vec<u8> {
-        let mut reader =
-            png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
-        assert_eq!((info.width, info.height), (900, 540));
-        pixels
-    }
-
-    fn count(pixels: &[u8], colour: RGBColor) -> usize {
-        pixels.chunks_exact(3).filter(|p| *p == [colour.0, colour.1, colour.2]).count()
-    }
-
-    fn line(y: f64, faint: bool) -> Series {
-        Series { name: String::new(), points: vec![(0.0, y), (100.0, y)], faint }
-    }
-
-    #[test]
-    fn lines_are_drawn_in_their_colours_and_faint_ones_in_the_colour_of_their_mean() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("p.png");
-        plot_lines(&path, "", "", "", &[line(1.0, true), line(2.0, false), line(3.0, false)], false).unwrap();
-        let pixels = decode(&path);
-        // A line two pixels wide over about 800 columns.
-        assert!(count(&pixels, COLOURS[0]) > 700, "first bold line");
-        assert!(count(&pixels, COLOURS[1]) > 700, "second bold line");
-        assert_eq!(count(&pixels, COLOURS[2]), 0, "the faint line takes no colour of its own");
-        assert!(count(&pixels, pale(COLOURS[0])) > 700, "faint line");
-    }
-
-    #[test]
-    fn noisy_lines_stay_inside_the_axes_and_single_points_are_dots() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("p.png");
-        let zigzag = (0..2000).map(|i| (f64::from(i), f64::from(i % 2))).collect();
-        plot_lines(&path, "", "", "", &[Series { points: zigzag, ..Series::default() }], false).unwrap();
-        let pixels = decode(&path);
-        // Top margin, and the labels below the axis: 14 and 48 + 14 rows, one less for the smoothing.
-        for rows in [0..13, HEIGHT - 61..HEIGHT] {
-            let outside = &pixels[rows.start * WIDTH * 3..rows.end * WIDTH * 3];
-            assert_eq!(count(outside, COLOURS[0]), 0, "rows {rows:?}");
-        }
-        plot_lines(&path, "", "", "", &[Series { points: vec![(1.0, 1.0)], ..Series::default() }], false).unwrap();
-        assert!(count(&decode(&path), COLOURS[0]) >= 12, "a dot of radius 3");
-    }
-
-    #[test]
-    fn titles_and_labels_are_written_with_the_embedded_font() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("p.png");
-        let dark = |title: &str, x: &str, y: &str| {
-            plot_lines(&path, title, x, y, &[line(1.0, false)], false).unwrap();
-            decode(&path).chunks_exact(3).filter(|p| p.iter().all(|v| *v < 120)).count()
-        };
-        let bare = dark("", "", "");
-        assert!(bare > 100, "tick labels: {bare} dark pixels");
-        for (title, x, y) in [("training loss", "", ""), ("", "optimiser step", ""), ("", "", "mean loss")] {
-            let inked = dark(title, x, y);
-            assert!(inked > bare + 50, "{title}{x}{y}: {inked} dark pixels against {bare}");
-        }
-    }
-
-    #[test]
-    fn points_that_cannot_be_drawn_are_left_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let (with, without) = (folder.path().join("a.png"), folder.path().join("b.png"));
-        let good = vec![(1.0, 0.5), (2.0, 0.1), (3.0, 0.2)];
-        let mut all = good.clone();
-        all.insert(1, (1.5, f64::NAN));
-        all.insert(1, (f64::INFINITY, 1.0));
-        all.insert(1, (1.2, -3.0));
-        let series = |points| [Series { name: "loss".into(), points, faint: false }];
-        plot_lines(&with, "t", "x", "y", &series(all), true).unwrap();
-        plot_lines(&without, "t", "x", "y", &series(good), true).unwrap();
-        assert!(std::fs::read(&with).unwrap() == std::fs::read(&without).unwrap(), "the two plots differ");
-        let finite = |points: &[(f64, f64)]| {
-            plot_lines(&with, "t", "x", "y", &series(points.to_vec()), false).unwrap();
-            std::fs::read(&with).unwrap()
-        };
-        let (ends, holed) = ([(0.0, -1.0), (2.0, 1.0)], [(0.0, -1.0), (1.0, f64::INFINITY), (2.0, 1.0)]);
-        assert!(finite(&holed) == finite(&ends), "an infinite point is drawn on a linear axis");
-        let text = plot_lines(&with, "t", "x", "y", &series(vec![(0.0, -1.0)]), true).unwrap_err().to_string();
-        assert!(text.ends_with("expected a point that is finite with y > 0, got none among 1"), "{text}");
-    }
-
-    #[test]
-    fn extreme_ranges_are_drawn() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("p.png");
-        for points in [
-            vec![(5.0, 5.0)],
-            vec![(0.0, 0.0), (1.0, 0.0)],
-            vec![(0.0, -1e300), (1e18, 1e300)],
-            vec![(1.0, 1e-300), (2.0, 1e300)],
-        ] {
-            for log_y in [false, true] {
-                let series = [Series { name: "s".into(), points: points.clone(), faint: false }];
-                let result = plot_lines(&path, "t", "x", "y", &series, log_y);
-                assert_eq!(result.is_ok(), !log_y || points[0].1 > 0.0 || points.last().unwrap().1 > 0.0);
-            }
-        }
-    }
-}
+#[path = "plot_tests.rs"]
+mod tests;

@@ -6,6 +6,8 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 /// Ticks an axis aims at; there may be a few less or more.
 const TARGET_TICKS: f64 = 7.0;
+/// The same for the short axes of a panel.
+const PANEL_TICKS: f64 = 5.0;
 
 /// One axis. On a logarithmic one `low` and `high` are decimal logarithms.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +15,7 @@ pub(super) struct Axis {
     low: f64,
     high: f64,
     is_log: bool,
+    target_ticks: f64,
 }
 
 impl Axis {
@@ -23,37 +26,53 @@ impl Axis {
         if high - low <= 1e-9 * high.abs().max(low.abs()) {
             // One value: a range around it that has ticks.
             let half = if is_log { 0.5 } else { 0.5 * high.abs().max(1.0) };
-            return Axis { low: low - half, high: high + half, is_log };
+            return Axis { low: low - half, high: high + half, is_log, target_ticks: TARGET_TICKS };
         }
         // Halves first: the span of -1e300 .. 1e300 is finite, that of the largest numbers is not.
         let pad = 2.0 * margin * (0.5 * high - 0.5 * low);
-        Axis { low: low - pad, high: high + pad, is_log }
+        Axis { low: low - pad, high: high + pad, is_log, target_ticks: TARGET_TICKS }
+    }
+
+    /// The linear axis of a panel, with these ends.
+    pub(super) fn exactly([low, high]: [f64; 2]) -> Axis {
+        Axis { low, high, is_log: false, target_ticks: PANEL_TICKS }
+    }
+
+    /// The value at the lower end.
+    pub(super) fn bottom(&self) -> f64 {
+        self.range().start
+    }
+
+    /// Where `value` lies: 0 at the lower end, 1 at the upper.
+    pub(super) fn share(&self, value: f64) -> f64 {
+        let v = if self.is_log { value.log10() } else { value };
+        (0.5 * v - 0.5 * self.low) / (0.5 * self.high - 0.5 * self.low)
     }
 
     fn ticks(&self) -> Vec<f64> {
         if !self.is_log {
-            return linear_ticks(self.low, self.high);
+            return linear_ticks(self.low, self.high, self.target_ticks);
         }
         let decades = self.high - self.low;
         if decades < 0.7 {
             // Less than a factor of 5: equal steps read better than powers.
-            return linear_ticks(10f64.powf(self.low), 10f64.powf(self.high));
+            return linear_ticks(10f64.powf(self.low), 10f64.powf(self.high), self.target_ticks);
         }
         let multiples: &[f64] = if decades <= 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let stride = (decades / TARGET_TICKS).ceil().max(1.0) as i32;
+        let stride = (decades / self.target_ticks).ceil().max(1.0) as i32;
         let inside = |v: &f64| (self.low - 1e-9..=self.high + 1e-9).contains(&v.log10());
         let powers = (self.low.floor() as i32..=self.high.ceil() as i32).filter(|p| p.rem_euclid(stride) == 0);
         powers.flat_map(|p| multiples.iter().map(move |m| m * 10f64.powi(p))).filter(inside).collect()
     }
 }
 
-fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
-    let raw = high / TARGET_TICKS - low / TARGET_TICKS;
+fn linear_ticks(low: f64, high: f64, target: f64) -> Vec<f64> {
+    let raw = high / target - low / target;
     let power = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw).unwrap_or(raw);
     // A tick at the very end must survive the rounding of a logarithm.
     let (first, last) = ((low / step - 1e-9).ceil(), (high / step + 1e-9).floor());
-    // The step is a seventh of the span or more, so there are at most eight.
+    // The step is the target's share of the span or more, so there is at most one tick more than the target.
     (0..=(last - first).clamp(0.0, 16.0) as usize).map(|i| (first + i as f64) * step).collect()
 }
 
@@ -62,9 +81,7 @@ impl Ranged for Axis {
     type ValueType = f64;
 
     fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        let v = if self.is_log { value.log10() } else { *value };
-        let share = (0.5 * v - 0.5 * self.low) / (0.5 * self.high - 0.5 * self.low);
-        from + (share * f64::from(to - from)).round() as i32
+        from + (self.share(*value) * f64::from(to - from)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {

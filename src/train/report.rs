@@ -4,7 +4,7 @@ use super::trainer::{StepReport, Trainer};
 use crate::error::{Error, Result};
 use crate::eval::{LossOptions, denoising_loss};
 use crate::io::metrics::{MetricsLog, read_column};
-use crate::io::plot::{Series, plot_lines};
+use crate::io::plot::{Axes, Series, plot_lines};
 use crate::io::{ModelFolder, image};
 use crate::pipeline::{self, SampleOptions};
 use std::collections::VecDeque;
@@ -100,13 +100,20 @@ impl Reporter {
         let validation: Vec<(f64, f64)> =
             read_column(&path, "val_loss")?.iter().map(|(s, v)| (*s as f64, *v)).collect();
         let mut series = vec![
-            Series { name: String::new(), points: raw.clone(), faint: true },
-            Series { name: "training".into(), points: smoothed(&raw), faint: false },
+            Series { points: raw.clone(), faint: true, ..Series::default() },
+            Series { name: "training".into(), points: smoothed(&raw), ..Series::default() },
         ];
         if !validation.is_empty() {
-            series.push(Series { name: "held out (averaged weights)".into(), points: validation, faint: false });
+            series.push(Series { name: "held out (averaged weights)".into(), points: validation, ..Series::default() });
         }
-        plot_lines(self.folder.path("loss.png"), "Denoising loss", "step", "mean squared error", &series, true)
+        let axes = Axes {
+            title: "Denoising loss",
+            x_label: "step",
+            y_label: "mean squared error",
+            log_y: true,
+            ..Axes::default()
+        };
+        plot_lines(self.folder.path("loss.png"), &axes, &series)
     }
 }
 
