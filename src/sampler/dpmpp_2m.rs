@@ -19,7 +19,12 @@ pub fn dpmpp_2m(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor>
         let estimate = run.denoise(&x, from)?;
         let length = to.half_log_snr() - from.half_log_snr();
         // x_to = (sigma_to/sigma_from)·x + alpha_to·(1 − e^−h)·D, with D extrapolated from the last two estimates.
-        let gain = to.alpha * -(-length).exp_m1();
+        let gain = if to.alpha == 0.0 {
+            // Into pure noise, as encoding goes: alpha_to·e^−h = sigma_to·alpha_from/sigma_from is left of the difference.
+            -to.sigma * from.alpha / from.sigma
+        } else {
+            to.alpha * -(-length).exp_m1()
+        };
         let (now, before) = match &last {
             Some((_, last)) if last.is_finite() && length.is_finite() => {
                 (1.0 + 0.5 * length / last, -0.5 * length / last)

@@ -1,0 +1,210 @@
+//! Every sampler on every schedule and any number of steps, with an exact f64 denoiser: finite at both ends, each sample on its own, as
+//! many evaluations as documented, and no encoding by samplers that draw noise.
+#![allow(clippy::unwrap_used, clippy::panic)] // Helpers are test code too.
+
+use std::sync::Arc;
+use tweedie::denoiser::oracle::Oracle;
+use tweedie::process::{
+    BetaCurve, BetaSchedule, Discrete, Edm, Flow, Level, Ou, Process, SchedulerConfig, Spacing, SubVp, Ve, Vp,
+};
+use tweedie::rng::{Address, Purpose};
+use tweedie::sampler::{
+    Churn, DdimNoise, Grid, GridKind, Run, SamplerKind, SamplerOptions, StepNoise, encode, predictor_corrector, rk45,
+    sample,
+};
+use tweedie::tensor::Tensor;
+
+const ROWS: usize = 3;
+
+fn oracle() -> Oracle {
+    Oracle::isotropic(&[0.4, 0.6], &[vec![-1.2, 0.3], vec![0.9, -0.5]], &[0.4, 0.5]).unwrap()
+}
+
+/// A schedule and the spacings that it knows.
+struct Row {
+    name: &'static str,
+    process: Arc<dyn Process>,
+    spacings: Vec<GridKind>,
+}
+
+fn rows() -> Vec<Row> {
+    let table = |name, schedule: BetaSchedule, zero_terminal_snr| {
+        // Small enough that T steps are quick, and that the last betas are large.
+        let betas = schedule.betas(50, 2e-3, 0.3);
+        let process = Arc::new(Discrete::from_betas(&betas, zero_terminal_snr).unwrap()) as Arc<dyn Process>;
+        let spacings = vec![GridKind::Times(Spacing::Trailing), GridKind::Times(Spacing::Linspace), GridKind::LogSnr];
+        Row { name, process, spacings }
+    };
+    let continuous = |name, process: Arc<dyn Process>| {
+        let spacings = vec![GridKind::Uniform, GridKind::LogSnr, GridKind::Karras, GridKind::Quadratic];
+        Row { name, process, spacings }
+    };
+    let curve = BetaCurve::Linear { min: 0.1, max: 20.0 };
+    vec![
+        table("linear", BetaSchedule::Linear, false),
+        table("scaled_linear", BetaSchedule::ScaledLinear, false),
+        table("cosine", BetaSchedule::Cosine, false),
+        table("sigmoid", BetaSchedule::Sigmoid, false),
+        table("linear, zero terminal SNR", BetaSchedule::Linear, true),
+        table("cosine, zero terminal SNR", BetaSchedule::Cosine, true),
+        continuous("vp", Arc::new(Vp::new(curve, false).unwrap())),
+        continuous("vp cosine", Arc::new(Vp::new(BetaCurve::Cosine, false).unwrap())),
+        continuous("vp, zero terminal SNR", Arc::new(Vp::new(curve, true).unwrap())),
+        continuous("sub_vp", Arc::new(SubVp::new(curve).unwrap())),
+        continuous("ve", Arc::new(Ve::new(0.01, 50.0).unwrap())),
+        continuous("ou", Arc::new(Ou::new(5.0, 10.0_f64.sqrt()).unwrap())),
+        continuous("edm", Arc::new(Edm::new(0.002, 80.0, 7.0).unwrap())),
+        continuous("flow", Arc::new(Flow)),
+    ]
+}
+
+/// The plain settings, and those that take another way through a sampler.
+fn settings() -> Vec<(SamplerKind, SamplerOptions)> {
+    let plain = SamplerOptions::default();
+    let eta = |eta| SamplerOptions { noise: DdimNoise::Eta(eta), ..plain.clone() };
+    let churn = Churn { churn: 20.0, min: 0.0, max: f64::INFINITY, noise: 1.003 };
+    let mut list: Vec<_> = SamplerKind::ALL.iter().map(|kind| (*kind, plain.clone())).collect();
+    list.push((SamplerKind::Ddim, eta(1.0)));
+    list.push((SamplerKind::Ddim, SamplerOptions { recompute_eps: true, ..eta(0.5) }));
+    list.push((SamplerKind::Edm, SamplerOptions { churn, ..plain }));
+    list
+}
+
+/// Standard normals times the process's prior.
+fn start(process: &dyn Process, n: usize) -> Tensor {
+    let mut z = vec![0.0_f32; 2 * n];
+    Address::new(5, Purpose::Start).fill_normal(&mut z);
+    let x: Vec<f64> = z.into_iter().map(|z| process.prior_std() * f64::from(z)).collect();
+    Tensor::from_slice(&x, [n, 2]).unwrap()
+}
+
+fn drawn() -> StepNoise<'static> {
+    StepNoise::Drawn(Address::new(9, Purpose::ReverseStep))
+}
+
+fn grid(row: &Row, kind: &GridKind, steps: usize) -> Grid {
+    Grid::new(&SchedulerConfig::default(), &row.process, kind, steps).unwrap()
+}
+
+#[track_caller]
+fn assert_finite(x: &Tensor, what: &str) {
+    // No bound: two explicit steps through large rates may go far.
+    let values = x.to_vec::<f64>().unwrap();
+    assert!(values.iter().all(|v| v.is_finite()), "{what}: {values:?}");
+}
+
+#[test]
+fn every_sampler_is_finite_on_every_schedule_for_any_number_of_steps() {
+    let (oracle, samples) = (oracle(), [0, 1, 2]);
+    for row in rows() {
+        let total = row.process.discrete().map_or(50, Discrete::steps);
+        for (kind, options) in settings() {
+            for steps in [1, 2, 3, 11, 14, total] {
+                for spacing in &row.spacings {
+                    let what = format!("{kind:?} on {} with {steps} steps, {spacing:?}", row.name);
+                    let mut run = Run::new(&oracle, drawn(), &samples);
+                    let x = start(&*row.process, ROWS);
+                    let x0 = sample(kind, &mut run, x, &grid(&row, spacing, steps), &options);
+                    assert_finite(&x0.unwrap_or_else(|e| panic!("{what}: {e}")), &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn all_thousand_steps_of_ddpms_table_are_finite() {
+    let (oracle, samples) = (oracle(), [0]);
+    for zero_terminal_snr in [false, true] {
+        for schedule in [BetaSchedule::Linear, BetaSchedule::Cosine] {
+            let table = Discrete::from_betas(&schedule.betas(1000, 1e-4, 0.02), zero_terminal_snr).unwrap();
+            let row = Row { name: "ddpm", process: Arc::new(table), spacings: Vec::new() };
+            for (kind, options) in settings().into_iter().filter(|(kind, _)| *kind != SamplerKind::Rk45) {
+                let mut run = Run::new(&oracle, drawn(), &samples);
+                let grid = grid(&row, &GridKind::Times(Spacing::Trailing), 1000);
+                let x0 = sample(kind, &mut run, start(&*row.process, 1), &grid, &options).unwrap();
+                assert_finite(&x0, &format!("{kind:?} {schedule:?} {zero_terminal_snr}"));
+            }
+        }
+    }
+}
+
+fn bits(x: &Tensor) -> Vec<u64> {
+    x.to_vec::<f64>().unwrap().iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn a_sample_is_the_same_bits_alone_and_in_a_batch() {
+    let oracle = oracle();
+    for row in rows() {
+        let grid = grid(&row, &row.spacings[0], 6);
+        let x = start(&*row.process, ROWS);
+        for (kind, options) in settings() {
+            let of = |x: Tensor, samples: &[u32]| {
+                let mut run = Run::new(&oracle, drawn(), samples);
+                bits(&match kind {
+                    SamplerKind::Rk45 => rk45(&mut run, x, &grid, options.tolerance).unwrap(),
+                    SamplerKind::PredictorCorrector => {
+                        predictor_corrector(&mut run, x, &grid, &options.corrector).unwrap()
+                    }
+                    _ => sample(kind, &mut run, x, &grid, &options).unwrap(),
+                })
+            };
+            // Sample indices are not positions: 7, 3 and 12.
+            let samples = [7, 3, 12];
+            let whole = of(x.clone(), &samples);
+            let alone: Vec<u64> = (0..ROWS).flat_map(|i| of(x.rows(i, 1).unwrap(), &samples[i..=i])).collect();
+            assert_eq!(whole, alone, "{kind:?} on {}", row.name);
+        }
+    }
+}
+
+#[test]
+fn evaluations_are_as_many_as_documented() {
+    let oracle = oracle();
+    let process: Arc<dyn Process> = Arc::new(Vp::new(BetaCurve::Linear { min: 0.1, max: 20.0 }, false).unwrap());
+    let row = Row { name: "vp", process, spacings: vec![] };
+    let steps = 7;
+    let grid = grid(&row, &GridKind::Uniform, steps);
+    for kind in SamplerKind::ALL {
+        let want = match kind {
+            // The step to clean data takes one.
+            SamplerKind::Heun | SamplerKind::Edm | SamplerKind::PredictorCorrector => 2 * steps - 1,
+            SamplerKind::Rk4 => 4 * (steps - 1) + 1,
+            SamplerKind::Rk45 => {
+                let mut run = Run::new(&oracle, drawn(), &[0]);
+                rk45(&mut run, start(&*row.process, 1), &grid, 1e-5).unwrap();
+                // One at the start, six for each attempt, one at the end; at least the 20th part of the way at first.
+                assert!(run.nfe() > 8 && (run.nfe() - 2).is_multiple_of(6), "rk45: {}", run.nfe());
+                continue;
+            }
+            _ => steps,
+        };
+        let mut run = Run::new(&oracle, drawn(), &[0]);
+        sample(kind, &mut run, start(&*row.process, 1), &grid, &SamplerOptions::default()).unwrap();
+        assert_eq!(run.nfe(), want, "{kind:?}");
+    }
+}
+
+#[test]
+fn samplers_that_draw_noise_do_not_encode_and_the_others_return() {
+    let oracle = oracle();
+    for row in rows() {
+        let x0 = oracle.sample(1, ROWS, Level::CLEAN).unwrap();
+        let grid = grid(&row, &row.spacings[0], 40);
+        for (kind, options) in settings() {
+            let mut run = Run::new(&oracle, drawn(), &[0, 1, 2]);
+            let what = format!("{kind:?} on {}", row.name);
+            let encoded = encode(kind, &mut run, x0.clone(), &grid, &options);
+            if kind.is_deterministic(&options) {
+                assert_finite(&encoded.unwrap_or_else(|e| panic!("{what}: {e}")), &what);
+            } else {
+                let text = encoded.unwrap_err().to_string();
+                assert!(
+                    text.contains("draws noise and has no inverse") && text.contains(kind.name()),
+                    "{what}: {text}"
+                );
+            }
+        }
+    }
+}
