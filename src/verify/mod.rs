@@ -12,6 +12,7 @@
 mod basics;
 mod ddim;
 mod denoising;
+mod measure;
 mod network;
 mod ode;
 mod sde;
@@ -92,12 +93,11 @@ pub fn all() -> Vec<Identity> {
         ve::IDENTITIES,
         denoising::IDENTITIES,
         vp::IDENTITIES,
-        sde::IDENTITIES,
         ode::IDENTITIES,
-        ddim::IDENTITIES,
         network::IDENTITIES,
     ];
-    let mut list: Vec<Identity> = parts.into_iter().flatten().map(Identity::copy).collect();
+    let parts = parts.into_iter().chain(sde::PARTS).chain(ddim::PARTS);
+    let mut list: Vec<Identity> = parts.flatten().map(Identity::copy).collect();
     list.sort_by_key(|identity| item_number(identity.id));
     list
 }
