@@ -1,7 +1,9 @@
 //! The house's rules, held by reading the sources: who imports whom, what stands where, what may not be left behind.
 //!
-//! `tidy/rules.rs` has the rules and their tables, `tidy/planted.rs` the proof that each can fail.
+//! `tidy/rules.rs` has the rules and their tables, `tidy/math.rs` those of docs/math.md, `tidy/planted.rs` the proof that each can fail.
 
+#[path = "tidy/math.rs"]
+mod math;
 #[path = "tidy/planted.rs"]
 mod planted;
 #[path = "tidy/rules.rs"]
@@ -104,6 +106,16 @@ fn files_are_short_and_finished() -> io::Result<()> {
 #[test]
 fn every_kernel_file_has_its_op_room() -> io::Result<()> {
     hold(rules::kernels_without_room(&files_below(&["kernels", "src/ops"])?));
+    Ok(())
+}
+
+#[test]
+fn the_table_of_equations_is_complete_and_names_what_exists() -> io::Result<()> {
+    let sources = sources(&["src", "tests"])?;
+    let text = fs::read_to_string(root().join(math::PATH))?;
+    hold(math::missing_items(&text, math::ITEMS));
+    hold(math::missing_identities(&text, &sources, math::ITEMS));
+    hold(math::unknown_names(&text, &sources));
     Ok(())
 }
 

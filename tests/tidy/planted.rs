@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::math;
 use crate::rules::{self, Finding};
 use crate::source::Source;
 
@@ -116,4 +117,58 @@ fn machine_paths_are_found_and_addresses_are_not() {
             assert!(rules::machine_paths("docs/tour.md", &text).is_empty(), "{text}");
         }
     }
+}
+
+/// A crate of one identity and one sampler, with its table of equations.
+fn small_crate() -> (Vec<Source>, String) {
+    let verify = "//! Run \"item 9 unwritten\".\nconst A: &str = \"item 7 S3.eq5 law\";\n#[cfg(test)]\nmod tests {\n    const B: &str = \"item 7 other\";\n}\n";
+    let files = [
+        ("src/verify/law.rs", verify),
+        ("src/sampler/step.rs", "pub struct Stride;\nfn walk() {}\n"),
+        ("tests/walks.rs", "#[test]\nfn walks_end() {}\n"),
+    ];
+    let sources = files.map(|(path, text)| Source::new(path, text)).into();
+    let table = "| id | what | where | proof |\n|---|---|---|---|\n\
+        | item 7, 8; S3.eq5 | a law | `sampler::Stride`, `sampler::step` | `item 7 S3.eq5 law`, `walks_end`, `tests/walks.rs` |\n";
+    (sources, table.into())
+}
+
+fn texts(found: Vec<Finding>) -> Vec<String> {
+    found.iter().map(Finding::to_string).collect()
+}
+
+#[test]
+fn a_complete_table_of_equations_passes() {
+    let (sources, table) = small_crate();
+    assert_finds(&texts(math::missing_items(&table, &[7..=8])), &[]);
+    assert_finds(&texts(math::missing_identities(&table, &sources, &[7..=9])), &[]);
+    assert_finds(&texts(math::unknown_names(&table, &sources)), &[]);
+    // Ranges of items, and identities of items that are not listed.
+    assert_finds(&texts(math::missing_items("| item 3–5, 9; S1 | |", &[3..=5, 9..=9])), &[]);
+    assert_finds(&texts(math::missing_identities("", &sources, &[8..=9])), &[]);
+}
+
+#[test]
+fn rows_identities_and_names_that_are_missing_are_found() {
+    let (sources, table) = small_crate();
+    let missing = texts(math::missing_items(&table, &[7..=9]));
+    assert_finds(&missing, &["docs/math.md:1: item 9 has no row"]);
+
+    let unnamed = table.replace("`item 7 S3.eq5 law`, ", "");
+    let found = texts(math::missing_identities(&unnamed, &sources, &[7..=8]));
+    assert_finds(&found, &["src/verify/law.rs:2: `item 7 S3.eq5 law` is not in docs/math.md"]);
+
+    for (from, to, wanted) in [
+        ("`item 7 S3.eq5 law`", "`item 7 S3.eq6 law`", "docs/math.md:3: no identity has the id `item 7 S3.eq6 law`"),
+        ("`item 7 S3.eq5 law`", "`item 7 other`", "no identity has the id `item 7 other`"),
+        ("`sampler::Stride`", "`sampler::Strider`", "docs/math.md:3: `sampler::Strider` is nowhere in its module"),
+        ("`sampler::Stride`", "`process::Stride`", "`process::Stride` is nowhere"),
+        ("`walks_end`", "`walks_never_end`", "docs/math.md:3: `walks_never_end` is no test"),
+        ("`tests/walks.rs`", "`tests/walk.rs`", "`tests/walk.rs` is no test"),
+    ] {
+        assert_finds(&texts(math::unknown_names(&table.replace(from, to), &sources)), &[wanted]);
+    }
+    // Other tables too: misprints name their identities in a column of their own.
+    let found = texts(math::unknown_names("| S3.eq1 | x | y | `item 7 misprint` |", &sources));
+    assert_finds(&found, &["docs/math.md:1: no identity has the id `item 7 misprint`"]);
 }

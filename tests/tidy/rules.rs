@@ -68,6 +68,13 @@ impl fmt::Display for Finding {
     }
 }
 
+impl Finding {
+    /// A finding in a file that is not Rust.
+    pub(crate) fn at(path: &str, line: usize, what: String) -> Finding {
+        Finding { path: path.into(), line, what }
+    }
+}
+
 fn finding(source: &Source, at: usize, what: String) -> Finding {
     Finding { path: source.path.clone(), line: source.line(at), what }
 }
