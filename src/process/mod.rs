@@ -8,6 +8,7 @@ mod custom;
 mod level;
 mod schedule;
 mod scheduler_config;
+mod terminal;
 mod vp;
 
 pub use config::ProcessConfig;
@@ -16,6 +17,7 @@ pub use custom::Custom;
 pub use level::{Level, TimeConvention};
 pub use schedule::{BetaSchedule, Discrete};
 pub use scheduler_config::{Prediction, SchedulerConfig, Spacing, Variance};
+pub use terminal::Terminal;
 pub use vp::{BetaCurve, SubVp, Vp};
 
 use std::fmt::Debug;
