@@ -10,14 +10,18 @@
 //! ```
 
 mod basics;
+mod chain;
 mod ddim;
 mod denoising;
 mod measure;
 mod network;
 mod ode;
+mod one_dim;
 mod sde;
 mod ve;
 mod vp;
+mod vp_posterior;
+mod vp_sampling;
 
 use crate::error::{Error, Result, nearest};
 use serde::Serialize;
@@ -93,6 +97,8 @@ pub fn all() -> Vec<Identity> {
         ve::IDENTITIES,
         denoising::IDENTITIES,
         vp::IDENTITIES,
+        vp_posterior::IDENTITIES,
+        vp_sampling::IDENTITIES,
         ode::IDENTITIES,
         network::IDENTITIES,
     ];
