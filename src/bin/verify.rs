@@ -50,7 +50,7 @@ fn run(args: &Args) -> Result<bool> {
             let list: Vec<_> = identities.iter().map(|i| serde_json::json!({"id": i.id, "claim": i.claim})).collect();
             println!("{}", serde_json::Value::from(list));
         } else {
-            identities.iter().for_each(|identity| println!("{:<34} {}", identity.id, identity.claim));
+            identities.iter().for_each(|identity| println!("{:<46} {}", identity.id, identity.claim));
         }
         return Ok(true);
     }

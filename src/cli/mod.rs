@@ -72,7 +72,7 @@ pub fn progress_bar(length: u64) -> ProgressBar {
 pub fn identity_line(outcome: &Outcome) -> String {
     let verdict = if outcome.pass { "pass" } else { "FAIL" };
     let Outcome { id, claim, measured, relation, bound, .. } = outcome;
-    format!("{verdict}  {id:<34} {measured:>10.3e} {relation} {bound:<8.1e} {claim}")
+    format!("{verdict}  {id:<46} {measured:>10.3e} {relation} {bound:<8.1e} {claim}")
 }
 
 /// Reads `--class`: a number, or `none` for the null class; without it, classes take turns.
