@@ -36,6 +36,8 @@ pub enum Purpose {
     Oracle = 12,
     /// Toy data made by formula.
     Toy = 13,
+    /// The noise of simulated paths of an SDE.
+    Path = 14,
 }
 
 /// Where a block of random numbers lives.

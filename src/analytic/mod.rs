@@ -24,6 +24,7 @@ pub mod fokker_planck;
 pub mod gaussian;
 pub mod inverse;
 pub mod quadrature;
+pub mod sde;
 pub mod statistics;
 
 pub use cauchy::Cauchy;
