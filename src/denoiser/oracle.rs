@@ -4,6 +4,7 @@
 //! x0 ~ Σ w_k·N(m_k, C_k) makes x_t ~ Σ w_k·N(alpha·m_k, V_k) with V_k = alpha²·C_k + sigma²·I. All is f64, in the eigenbasis of C_k.
 
 use super::{Denoiser, Estimate};
+use crate::analytic::{Mixture, gaussian};
 use crate::device::{DisjointMut, for_each_block};
 use crate::error::{Error, Result};
 use crate::process::Level;
@@ -231,6 +232,19 @@ impl Oracle {
     }
 }
 
+impl From<&Mixture> for Oracle {
+    /// The same law, as a denoiser of `[n, 1]`.
+    fn from(mixture: &Mixture) -> Oracle {
+        let component = |c: &gaussian::Component| Component {
+            weight: c.weight,
+            mean: vec![c.mean],
+            basis: None,
+            variances: vec![c.std * c.std],
+        };
+        Oracle { dim: 1, components: mixture.components().iter().map(component).collect() }
+    }
+}
+
 impl Component {
     fn rotate(&self, x: &[f64]) -> Vec<f64> {
         match &self.basis {
@@ -319,5 +333,24 @@ impl Denoiser for Oracle {
             });
         }
         Ok(Estimate::of_x0(x_t.clone(), x0_hat, at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oracle_of_a_mixture_has_its_density_and_score_at_every_level() {
+        let mixture = Mixture::new(&[1.0, 3.0], &[-2.0, 1.5], &[0.3, 0.8]).unwrap();
+        let oracle = Oracle::from(&mixture);
+        for (alpha, sigma) in [(1.0, 0.0), (1.0, 2.0), (0.6, 0.8)] {
+            let (at, noised) = (Level::of(alpha, sigma), mixture.noised(alpha, sigma).unwrap());
+            for x in [-3.0, 0.1, 1.5] {
+                // Both are some twenty roundings of numbers of size 10.
+                assert!((oracle.log_density(&[x], at) - noised.log_pdf(x)).abs() < 1e-13, "density at {x}");
+                assert!((oracle.score(&[x], at)[0] - noised.score(x)).abs() < 1e-13, "score at {x}");
+            }
+        }
     }
 }

@@ -136,7 +136,7 @@ pub fn sample_network(
     let labels = class_labels(network, options)?;
     let process = network.scheduler.process()?;
     let grid = grid(network, &process, options)?;
-    let x_t = start(options, [count, h, w, c], process.prior_std())?;
+    let x_t = start(options, [count, h, w, c], &*process)?;
     check_noise(options, grid.steps().len(), x_t.shape())?;
     run_batches(network, options, labels, x_t, false, &grid, progress)
 }
@@ -286,7 +286,7 @@ fn class_labels(network: &Network<'_>, options: &SampleOptions) -> Result<Option
     (0..options.count).map(label).collect::<Result<Vec<_>>>().map(Some)
 }
 
-fn start(options: &SampleOptions, shape: [usize; 4], prior_std: f64) -> Result<Tensor> {
+fn start(options: &SampleOptions, shape: [usize; 4], process: &dyn Process) -> Result<Tensor> {
     if let Some(init) = &options.init {
         if init.shape()[..] != shape {
             let (want, got) = (crate::tensor::Shape::from(shape), init.shape());
@@ -294,15 +294,7 @@ fn start(options: &SampleOptions, shape: [usize; 4], prior_std: f64) -> Result<T
         }
         return Ok(init.clone());
     }
-    let row: usize = shape[1..].iter().product();
-    let mut values = vec![0.0_f32; shape[0] * row];
-    for (i, image) in values.chunks_exact_mut(row).enumerate() {
-        Address::new(options.seed, Purpose::Start).sample(i).fill_normal(image);
-    }
-    if prior_std != 1.0 {
-        values.iter_mut().for_each(|v| *v *= prior_std as f32);
-    }
-    Tensor::from_slice(&values, shape)
+    sampler::start(process, options.seed, shape)
 }
 
 fn check_noise(options: &SampleOptions, steps: usize, shape: crate::tensor::Shape) -> Result<()> {

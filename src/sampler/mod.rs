@@ -8,6 +8,7 @@
 mod ddim;
 mod ddpm;
 mod dpmpp_2m;
+mod draw;
 mod edm;
 mod euler_ancestral;
 mod euler_maruyama;
@@ -22,6 +23,7 @@ mod tau;
 pub use ddim::{DdimNoise, ddim};
 pub use ddpm::ddpm;
 pub use dpmpp_2m::dpmpp_2m;
+pub use draw::{draw, start};
 pub use edm::{Churn, edm};
 pub use euler_ancestral::euler_ancestral;
 pub use euler_maruyama::euler_maruyama;
