@@ -1,4 +1,5 @@
-//! Plots as PNG: lines, histograms under their densities, and panels of points, densities and paths.
+//! Plots as PNG: lines, histograms under their densities, several such charts in one figure, and panels of points, densities
+//! and paths.
 
 use std::path::Path;
 
@@ -6,17 +7,18 @@ use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::*;
 
 use super::plot_axis::Axis;
-use super::plot_canvas::{AXIS, Area, COLOURS, Drawn, GRID, font, pale, px, write_drawing};
+use super::plot_canvas::{AXIS, Area, COLOURS, Drawn, GRID, centred, font, pale, px, write_drawing};
 use crate::{Error, Result};
 
 pub use super::plot_panels::{Heat, Layer, Panel, PanelOptions, plot_panels, points_of};
 
-const WIDTH: usize = 900;
-const HEIGHT: usize = 540;
+/// A chart by itself; beside another, and beside two or more.
+const SIZES: [(usize, usize); 3] = [(900, 540), (600, 400), (460, 340)];
 const MARGIN: usize = 14;
 const MARGIN_RIGHT: usize = 26;
 const X_LABELS: usize = 48;
 const Y_LABELS: usize = 68;
+const TITLE: usize = 44;
 
 /// One line of a plot.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +64,17 @@ pub struct Histogram {
     pub range: Option<[f64; 2]>,
 }
 
+/// One chart of a figure: bars and the lines over them, on axes of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Chart<'a> {
+    /// What it says around them.
+    pub axes: Axes<'a>,
+    /// Drawn first.
+    pub bars: Option<Histogram>,
+    /// Drawn over the bars.
+    pub lines: Vec<Series>,
+}
+
 /// A bar from zero: x from `.0` to `.1`, height `.2`.
 type Bar = (f64, f64, f64);
 
@@ -82,7 +95,7 @@ type Bar = (f64, f64, f64);
 /// # }
 /// ```
 pub fn plot_lines(path: impl AsRef<Path>, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
-    Chart::new(path.as_ref(), axes, String::new(), Vec::new(), series)?.write(path.as_ref())
+    draw_charts(path.as_ref(), "", 1, &mut [Drawing::new(path.as_ref(), axes, None, series)?])
 }
 
 /// Draws a histogram as a density and `curves` over it into a 900x540 PNG, whole or not at all.
@@ -104,8 +117,60 @@ pub fn plot_lines(path: impl AsRef<Path>, axes: &Axes<'_>, series: &[Series]) ->
 /// # }
 /// ```
 pub fn plot_histogram(path: impl AsRef<Path>, axes: &Axes<'_>, bars: &Histogram, curves: &[Series]) -> Result<()> {
-    let heights = bars.densities(path.as_ref())?;
-    Chart::new(path.as_ref(), axes, bars.name.clone(), heights, curves)?.write(path.as_ref())
+    draw_charts(path.as_ref(), "", 1, &mut [Drawing::new(path.as_ref(), axes, Some(bars), curves)?])
+}
+
+/// Draws charts beside and below each other, each on its own axes, into one PNG, whole or not at all.
+///
+/// * `title` — above all charts; may be empty
+/// * `columns` — charts in a row, at least 1: one is 900x540 pixels, two are 600x400 each, more are 460x340
+///
+/// # Errors
+/// [`Error::Usage`] if there is no chart, no column, or a histogram has no bins; [`Error::NonFinite`] if a chart has
+/// nothing that can be drawn; [`Error::Io`] if the file cannot be written.
+///
+/// # Example
+/// ```
+/// # fn main() -> tweedie::Result<()> {
+/// use tweedie::io::plot::{Axes, Chart, Series, plot_charts};
+/// let path = std::env::temp_dir().join(format!("tweedie-charts-{}.png", std::process::id()));
+/// let wave = |k: i32| (0..100).map(|i| (f64::from(i), f64::from(k * i).sin())).collect();
+/// let chart = |title, k| Chart {
+///     axes: Axes { title, ..Axes::default() },
+///     lines: vec![Series { points: wave(k), ..Series::default() }],
+///     ..Chart::default()
+/// };
+/// plot_charts(&path, "Waves", 2, &[chart("slow", 1), chart("fast", 2)])?;
+/// # std::fs::remove_file(&path).map_err(tweedie::Error::io("remove", &path))
+/// # }
+/// ```
+pub fn plot_charts(path: impl AsRef<Path>, title: &str, columns: usize, charts: &[Chart<'_>]) -> Result<()> {
+    let path = path.as_ref();
+    if charts.is_empty() || columns == 0 {
+        let (path, n) = (path.display(), charts.len());
+        return Err(Error::Usage(format!(
+            "plot {path}: {n} charts in {columns} columns: expected at least one of each"
+        )));
+    }
+    let drawings = charts.iter().map(|c| Drawing::new(path, &c.axes, c.bars.as_ref(), &c.lines));
+    draw_charts(path, title, columns, &mut drawings.collect::<Result<Vec<_>>>()?)
+}
+
+fn draw_charts(path: &Path, title: &str, columns: usize, charts: &mut [Drawing<'_>]) -> Result<()> {
+    let columns = columns.min(charts.len());
+    let size = SIZES[(columns - 1).min(SIZES.len() - 1)];
+    let above = if title.is_empty() { 0 } else { TITLE };
+    let sheet = (columns * size.0, above + charts.len().div_ceil(columns) * size.1);
+    write_drawing(path, sheet, |area| {
+        if above > 0 {
+            centred(area, title, sheet.0 / 2, 12, 25)?;
+        }
+        for (i, chart) in charts.iter_mut().enumerate() {
+            let corner = (i % columns * size.0, above + i / columns * size.1);
+            chart.draw(&area.clone().shrink((px(corner.0), px(corner.1)), (px(size.0), px(size.1))), size)?;
+        }
+        Ok(())
+    })
 }
 
 impl Histogram {
@@ -136,10 +201,10 @@ impl Histogram {
     }
 }
 
-/// Bars and lines on two axes.
-struct Chart<'a> {
+/// A chart with its axes found.
+struct Drawing<'a> {
     axes: &'a Axes<'a>,
-    bars_name: String,
+    bars_name: &'a str,
     bars: Vec<Bar>,
     series: &'a [Series],
     /// The points of each series that can be drawn.
@@ -148,19 +213,19 @@ struct Chart<'a> {
     y_axis: Axis,
 }
 
-impl<'a> Chart<'a> {
+impl<'a> Drawing<'a> {
     fn new(
         path: &Path,
         axes: &'a Axes<'a>,
-        bars_name: String,
-        bars: Vec<Bar>,
+        histogram: Option<&'a Histogram>,
         series: &'a [Series],
-    ) -> Result<Chart<'a>> {
+    ) -> Result<Drawing<'a>> {
         let fits = |v: f64, is_log: bool| v.is_finite() && (!is_log || v > 0.0);
         let is_drawn = |&(x, y): &(f64, f64)| fits(x, axes.log_x) && fits(y, axes.log_y);
         let drawn: Vec<Vec<(f64, f64)>> =
             series.iter().map(|s| s.points.iter().copied().filter(is_drawn).collect()).collect();
-        let bars: Vec<Bar> = bars.into_iter().filter(|b| is_drawn(&(b.0, b.2)) && b.2 > 0.0).collect();
+        let mut bars = histogram.map_or(Ok(Vec::new()), |h| h.densities(path))?;
+        bars.retain(|b| is_drawn(&(b.0, b.2)) && b.2 > 0.0);
         if bars.is_empty() && drawn.iter().all(Vec::is_empty) {
             let count: usize = series.iter().map(|s| s.points.len()).sum();
             let want = match (axes.log_x, axes.log_y) {
@@ -185,19 +250,19 @@ impl<'a> Chart<'a> {
             let (low, high) = y.fold((0.0_f64, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
             Axis::around([low, low + 1.06 * (high - low)].into_iter(), false, 0.0)
         };
-        Ok(Chart { axes, bars_name, bars, series, drawn, x_axis, y_axis })
+        let bars_name = histogram.map_or("", |h| &h.name);
+        Ok(Drawing { axes, bars_name, bars, series, drawn, x_axis, y_axis })
     }
 
-    fn write(&self, path: &Path) -> Result<()> {
-        write_drawing(path, (WIDTH, HEIGHT), |area| self.draw(area))
-    }
-
-    fn draw(&self, area: &Area<'_>) -> Drawn {
+    /// Draws into an area of `size` pixels of the file.
+    fn draw(&mut self, area: &Area<'_>, size: (usize, usize)) -> Drawn {
+        let has_legend = self.names().next().is_some();
+        let corner = if has_legend { self.place_legend(size) } else { SeriesLabelPosition::UpperRight };
         let mut builder = ChartBuilder::on(area);
         builder.margin(px(MARGIN)).margin_right(px(MARGIN_RIGHT));
         builder.x_label_area_size(px(X_LABELS)).y_label_area_size(px(Y_LABELS));
         if !self.axes.title.is_empty() {
-            builder.caption(self.axes.title, font(23));
+            builder.caption(self.axes.title, font(if size == SIZES[0] { 23 } else { 19 }));
         }
         let mut chart = builder.build_cartesian_2d(self.x_axis, self.y_axis)?;
         chart
@@ -213,10 +278,10 @@ impl<'a> Chart<'a> {
             .draw()?;
         self.draw_bars(&mut chart)?;
         self.draw_lines(&mut chart)?;
-        if self.names().next().is_some() {
+        if has_legend {
             chart
                 .configure_series_labels()
-                .position(self.legend_corner())
+                .position(corner)
                 .margin(px(12))
                 .legend_area_size(px(30))
                 .label_font(font(15))
@@ -232,7 +297,7 @@ impl<'a> Chart<'a> {
         let bars = self.bars.iter().map(|b| Rectangle::new([(b.0, floor), (b.1, b.2)], grey.filled()));
         let all = chart.draw_series(bars)?;
         if !self.bars_name.is_empty() {
-            all.label(&self.bars_name).legend(move |(x, y)| {
+            all.label(self.bars_name).legend(move |(x, y)| {
                 let (x, y, half) = (x, y - px(3) as i32, px(5) as i32);
                 Rectangle::new([(x, y - half), (x + px(22) as i32, y + half)], grey.filled())
             });
@@ -272,20 +337,36 @@ impl<'a> Chart<'a> {
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        let bars = [&self.bars_name].into_iter();
-        bars.chain(self.series.iter().map(|s| &s.name)).map(String::as_str).filter(|name| !name.is_empty())
+        let bars = [self.bars_name].into_iter();
+        bars.chain(self.series.iter().map(|s| s.name.as_str())).filter(|name| !name.is_empty())
     }
 
-    /// The corner whose legend would cover least; the upper right among equals.
-    fn legend_corner(&self) -> SeriesLabelPosition {
-        use SeriesLabelPosition::{LowerLeft, LowerRight, UpperLeft, UpperRight};
+    /// The corner whose legend covers least, the upper right among equals. A short legend covers nothing: where no corner is free,
+    /// the y axis is made longer, and it lies above everything. (A tall one would leave no height to the lines.)
+    fn place_legend(&mut self, size: (usize, usize)) -> SeriesLabelPosition {
+        let (corner, covered) = self.legend_corner(size);
+        let high = self.legend_shares(size).1;
+        if covered == 0 || high > 0.4 {
+            return corner;
+        }
+        self.y_axis = self.y_axis.with_room_above(high);
+        self.legend_corner(size).0
+    }
+
+    /// Width and height of the legend as shares of the axes, a little too large.
+    fn legend_shares(&self, (width, height): (usize, usize)) -> (f64, f64) {
         let title = if self.axes.title.is_empty() { 0 } else { 40 };
-        let wide = (WIDTH - MARGIN - MARGIN_RIGHT - Y_LABELS) as f64;
-        let high = (HEIGHT - 2 * MARGIN - X_LABELS - title) as f64;
-        // 15 pixels high, about 8 wide for a letter; the margin of 12 counts too.
+        let wide = (width - MARGIN - MARGIN_RIGHT - Y_LABELS) as f64;
+        let high = (height - 2 * MARGIN - X_LABELS - title) as f64;
+        // As plotters draws it: 19 pixels for an entry, about 7 for a letter.
         let letters = self.names().map(|name| name.chars().count()).max().unwrap_or(0);
-        let box_x = (12.0 + 40.0 + 8.0 * letters as f64) / wide;
-        let box_y = (12.0 + 12.0 + 20.0 * self.names().count() as f64) / high;
+        ((44.0 + 7.0 * letters as f64) / wide, (22.0 + 19.0 * self.names().count() as f64) / high)
+    }
+
+    /// The corner whose legend would cover least, the upper right among equals, and how much it covers.
+    fn legend_corner(&self, size: (usize, usize)) -> (SeriesLabelPosition, usize) {
+        use SeriesLabelPosition::{LowerLeft, LowerRight, UpperLeft, UpperRight};
+        let (box_x, box_y) = self.legend_shares(size);
         let covered = |right: bool, upper: bool| {
             let inside = |&(x, y): &(f64, f64)| {
                 (if right { x > 1.0 - box_x } else { x < box_x }) && (if upper { y > 1.0 - box_y } else { y < box_y })
@@ -294,8 +375,8 @@ impl<'a> Chart<'a> {
         };
         let corners =
             [(true, true, UpperRight), (false, true, UpperLeft), (true, false, LowerRight), (false, false, LowerLeft)];
-        let costs = corners.map(|(right, upper, corner)| (covered(right, upper), corner));
-        costs.into_iter().min_by_key(|(cost, _)| *cost).map_or(UpperRight, |(_, corner)| corner)
+        let costs = corners.map(|(right, upper, corner)| (corner, covered(right, upper)));
+        costs.into_iter().min_by_key(|(_, cost)| *cost).unwrap_or((UpperRight, 0))
     }
 
     /// Places along the lines and in the bars, as shares of the axes.

@@ -38,6 +38,11 @@ impl Axis {
         Axis { low, high, is_log: false, target_ticks: PANEL_TICKS }
     }
 
+    /// The axis with `share` of it (below 1) empty at its upper end.
+    pub(super) fn with_room_above(self, share: f64) -> Axis {
+        Axis { high: self.low + (self.high - self.low) / (1.0 - share), ..self }
+    }
+
     /// The value at the lower end.
     pub(super) fn bottom(&self) -> f64 {
         self.range().start

@@ -53,7 +53,15 @@ pub(super) fn pale(colour: RGBColor) -> RGBColor {
     RGBColor(mix(colour.0), mix(colour.1), mix(colour.2))
 }
 
-/// Draws a white sheet of `width` by `height` pixels and writes it, whole or not at all.
+/// Text whose upper middle lies at (x, y), in pixels of the file.
+pub(super) fn centred(area: &Area<'_>, text: &str, x: usize, y: usize, size: usize) -> Drawn {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+    let style = font(size).pos(Pos::new(HPos::Center, VPos::Top));
+    area.draw_text(text, &style, (px(x) as i32, px(y) as i32))?;
+    Ok(())
+}
+
+/// Draws a white sheet of `width` by `height` pixels and writes it, whole or not at all. Its folder is made if it is missing.
 pub(super) fn write_drawing(
     path: &Path,
     (width, height): (usize, usize),
@@ -68,6 +76,9 @@ pub(super) fn write_drawing(
         source: std::io::Error::other(e.to_string()),
     })?;
     drop(area);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    }
     write_png(path, &Picture { width, height, channels: 3, pixels: average_down(&pixels, width, height) })
 }
 

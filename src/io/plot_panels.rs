@@ -5,7 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::plot_axis::Axis;
-use super::plot_canvas::{AXIS, Area, COLOURS, Drawn, GRID, font, px, write_drawing};
+use super::plot_canvas::{AXIS, Area, COLOURS, Drawn, GRID, centred, font, px, write_drawing};
 use crate::tensor::{Dtype, Tensor};
 use crate::{Error, Result};
 
@@ -333,13 +333,6 @@ impl<'a> Sheet<'a> {
     fn shows(&self, p: &[f64; 2]) -> bool {
         self.window.iter().zip(p).all(|([low, high], v)| (*low..=*high).contains(v))
     }
-}
-
-fn centred(area: &Area<'_>, text: &str, x: usize, y: usize, size: usize) -> Drawn {
-    use plotters::style::text_anchor::{HPos, Pos, VPos};
-    let style = font(size).pos(Pos::new(HPos::Center, VPos::Top));
-    area.draw_text(text, &style, (px(x) as i32, px(y) as i32))?;
-    Ok(())
 }
 
 /// Radius in drawn pixels and opacity: many dots are small and let denser places show.

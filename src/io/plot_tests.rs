@@ -1,12 +1,15 @@
 use super::*;
 use plotters::style::RGBColor;
 
+const WIDTH: usize = SIZES[0].0;
+const HEIGHT: usize = SIZES[0].1;
+
 fn decode(path: &Path) -> Vec<u8> {
     let mut reader =
         png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
-    assert_eq!((info.width, info.height), (900, 540));
+    assert_eq!((info.width as usize, info.height as usize), (WIDTH, HEIGHT));
     pixels
 }
 
@@ -177,11 +180,75 @@ fn the_legend_stands_in_a_corner_without_lines() {
     let corner = |points: Vec<(f64, f64)>| {
         let series = [Series { name: "loss".into(), points, ..Series::default() }];
         let axes = Axes::default();
-        Chart::new(Path::new("p.png"), &axes, String::new(), Vec::new(), &series).unwrap().legend_corner()
+        Drawing::new(Path::new("p.png"), &axes, None, &series).unwrap().legend_corner(SIZES[0]).0
     };
     use SeriesLabelPosition::{LowerLeft, LowerRight, UpperLeft, UpperRight};
     assert!(matches!(corner(vec![(0.0, 1.0), (1.0, 0.0)]), UpperRight));
     assert!(matches!(corner(vec![(0.0, 0.0), (1.0, 1.0)]), UpperLeft));
     assert!(matches!(corner(vec![(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]), LowerRight));
     assert!(matches!(corner(vec![(0.0, 1.0), (1.0, 1.0), (1.0, 0.0)]), LowerLeft));
+}
+
+#[test]
+fn charts_lie_in_rows_each_with_its_own_axes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.png");
+    let bars = Histogram { samples: vec![0.5; 3], bins: 1, range: Some([0.0, 1.0]), ..Histogram::default() };
+    let charts = [
+        Chart { lines: vec![line(1.0, false)], ..Chart::default() },
+        Chart { bars: Some(bars), ..Chart::default() },
+        Chart { lines: vec![line(1e6, false)], ..Chart::default() },
+    ];
+    let drawn = |columns, charts: &[Chart<'_>]| {
+        plot_charts(&path, "all", columns, charts).unwrap();
+        let file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        ((info.width as usize, info.height as usize), pixels)
+    };
+    let ((width, height), pixels) = drawn(2, &charts);
+    assert_eq!((width, height), (1200, TITLE + 800));
+    // A level line lies in the middle of its own axes: in the upper left and the lower left quarter.
+    let blue: Vec<usize> = (0..width * height).filter(|i| pixels[3 * i..][..3] == [0, 114, 178]).collect();
+    assert!(blue.iter().all(|i| i % width < 600) && blue.len() > 1000, "{} blue pixels", blue.len());
+    for middle in [TITLE + (14 + 352) / 2, TITLE + 400 + (14 + 352) / 2] {
+        assert!(blue.iter().any(|i| (i / width).abs_diff(middle) <= 12), "no line near row {middle}");
+    }
+    let grey = pale(AXIS);
+    let right = (0..width * height).filter(|i| pixels[3 * i..][..3] == [grey.0, grey.1, grey.2] && i % width > 600);
+    assert!(right.count() > 50_000, "a bar fills its chart");
+    assert_eq!(drawn(3, &charts).0, (3 * 460, TITLE + 340));
+    assert_eq!(drawn(9, &charts[..1]).0, (900, TITLE + 540), "no more columns than charts");
+    let text = plot_charts(&path, "", 2, &[]).unwrap_err().to_string();
+    assert!(text.ends_with("0 charts in 2 columns: expected at least one of each"), "{text}");
+}
+
+#[test]
+fn a_legend_without_a_free_corner_gets_room_above_the_lines() {
+    // A zigzag through all four corners.
+    let points = (0..200).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+    let series =
+        |count| vec![Series { name: "everywhere".into(), points: Vec::clone(&points), ..Series::default() }; count];
+    for size in SIZES {
+        let axes = Axes::default();
+        let (few, many) = (series(2), series(20));
+        let mut drawing = Drawing::new(Path::new("p.png"), &axes, None, &few).unwrap();
+        assert!(drawing.legend_corner(size).1 > 0);
+        let before = drawing.y_axis;
+        drawing.place_legend(size);
+        assert_eq!(drawing.legend_corner(size).1, 0, "{size:?}");
+        assert_eq!(drawing.y_axis.bottom(), before.bottom());
+        let mut drawing = Drawing::new(Path::new("p.png"), &axes, None, &many).unwrap();
+        drawing.place_legend(size);
+        assert_eq!(drawing.y_axis.share(1.0), before.share(1.0), "a tall legend takes no room");
+    }
+}
+
+#[test]
+fn a_missing_folder_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/b/p.png");
+    plot_lines(&path, &Axes::default(), &[line(1.0, false)]).unwrap();
+    assert!(path.is_file());
 }
