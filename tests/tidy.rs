@@ -104,6 +104,16 @@ fn files_are_short_and_finished() -> io::Result<()> {
 }
 
 #[test]
+fn examples_are_short_numbered_and_in_the_readme() -> io::Result<()> {
+    let paths = files_below(&["examples"])?.into_iter().filter(|path| path.ends_with(".rs"));
+    let texts = paths.map(|path| Ok((path.clone(), fs::read_to_string(root().join(path))?)));
+    let examples = texts.collect::<io::Result<Vec<_>>>()?;
+    assert!(!examples.is_empty(), "the walk found no examples");
+    hold(rules::examples(&examples, &fs::read_to_string(root().join("README.md"))?));
+    Ok(())
+}
+
+#[test]
 fn every_kernel_file_has_its_op_room() -> io::Result<()> {
     hold(rules::kernels_without_room(&files_below(&["kernels", "src/ops"])?));
     Ok(())

@@ -99,6 +99,19 @@ fn long_and_unfinished_files_are_found() {
 }
 
 #[test]
+fn long_unnumbered_and_unnamed_examples_are_found() {
+    let example = |path: &str, lines| (format!("examples/{path}.rs"), "x\n".repeat(lines));
+    let list = [example("01_one", 80), example("03_two", 81), example("03_three", 5)];
+    let found = rules::examples(&list, "`01_one` and `03_two`, not 03_three");
+    let wanted = [
+        "examples/03_two.rs:1: the name should begin with 02_",
+        "examples/03_two.rs:81: 81 lines, at most 80",
+        "examples/03_three.rs:1: README.md does not name `03_three`",
+    ];
+    assert_finds(&found.iter().map(Finding::to_string).collect::<Vec<_>>(), &wanted);
+}
+
+#[test]
 fn kernels_without_their_room_are_found() {
     let files = |paths: &[&str]| -> BTreeSet<String> { paths.iter().map(ToString::to_string).collect() };
     let tree = files(&["kernels/conv2d.cu", "kernels/linear.cu", "kernels/common.cuh", "kernels/adamw.cu"]);

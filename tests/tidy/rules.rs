@@ -55,6 +55,9 @@ const UNSAFE_FILES: &[&str] = &[];
 /// A longer file reads better as two.
 const MAX_LINES: usize = 600;
 
+/// A longer example is no example.
+const MAX_EXAMPLE_LINES: usize = 80;
+
 /// A broken rule.
 pub(crate) struct Finding {
     path: String,
@@ -211,6 +214,31 @@ pub(crate) fn length(path: &str, text: &str) -> Vec<Finding> {
     }
     let what = format!("{lines} lines, at most {MAX_LINES}; split it where the reader would pause");
     vec![Finding { path: path.into(), line: MAX_LINES + 1, what }]
+}
+
+/// Examples that are too long, whose names do not begin with the numbers 01, 02, … in turn, or that the README does not
+/// name. `examples` are paths and texts in the order of their paths.
+pub(crate) fn examples(examples: &[(String, String)], readme: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (i, (path, text)) in examples.iter().enumerate() {
+        let mut add = |line, what| findings.push(Finding { path: path.clone(), line, what });
+        let stem = path.trim_start_matches("examples/").trim_end_matches(".rs");
+        let number = format!("{:02}_", i + 1);
+        if !stem.starts_with(&number) {
+            add(1, format!("the name should begin with {number}; number the examples without gaps"));
+        }
+        let lines = text.lines().count();
+        if lines > MAX_EXAMPLE_LINES {
+            add(
+                MAX_EXAMPLE_LINES + 1,
+                format!("{lines} lines, at most {MAX_EXAMPLE_LINES}; move what is not the point to the library"),
+            );
+        }
+        if !readme.contains(&format!("`{stem}`")) {
+            add(1, format!("README.md does not name `{stem}`; give it a row under Examples"));
+        }
+    }
+    findings
 }
 
 /// Work left undone: `todo!`, `unimplemented!`, ignored tests.
