@@ -28,7 +28,7 @@ pub fn x0_coefficients(prediction: Prediction, at: Level) -> Result<(f64, f64)> 
             Ok((alpha * (sigma_data / scale).powi(2), sigma * sigma_data / scale))
         }
         Prediction::Eps if alpha > 0.0 => Ok((1.0 / alpha, -sigma / alpha)),
-        Prediction::Score if alpha > 0.0 => Ok((1.0 / alpha, sigma * sigma / alpha)),
+        Prediction::Score if alpha > 0.0 => Ok((1.0 / alpha, sigma / alpha)),
         Prediction::Eps | Prediction::Score => Err(Error::Usage(format!(
             "prediction_type {}: level t = {} is pure noise (alpha = 0), from which x0 cannot be computed; use v_prediction",
             prediction.name(),
@@ -55,7 +55,7 @@ pub fn eps_coefficients(prediction: Prediction, at: Level) -> Result<(f64, f64)>
             let scale = (alpha * sigma_data).hypot(sigma);
             Ok((sigma / scale / scale, -alpha * sigma_data / scale))
         }
-        Prediction::Score => Ok((0.0, -sigma)),
+        Prediction::Score => Ok((0.0, -1.0)),
         Prediction::X0 if sigma > 0.0 => Ok((1.0 / sigma, -alpha / sigma)),
         Prediction::X0 => Err(Error::Usage(format!("level t = {} has no noise to estimate (sigma = 0)", at.t))),
     }
@@ -67,7 +67,7 @@ fn target_coefficients(prediction: Prediction, alpha: f64, sigma: f64) -> (f64, 
         Prediction::Eps => (0.0, 1.0),
         Prediction::X0 => (1.0, 0.0),
         Prediction::V => (-sigma, alpha),
-        Prediction::Score => (0.0, -1.0 / sigma),
+        Prediction::Score => (0.0, -1.0),
         Prediction::Velocity => (-1.0, 1.0),
         Prediction::Edm { sigma_data } => {
             let scale = (alpha * sigma_data).hypot(sigma);
@@ -96,11 +96,10 @@ pub fn target(prediction: Prediction, x0: &Tensor, eps: &Tensor, alpha: &[f64], 
     }
 }
 
-/// Weight of the squared error at a level, with which outputs that grow towards one end count evenly: sigma² for the score (so
-/// that the loss is that of eps), 1/(alpha² + sigma²) for v, 1 for the others.
+/// Weight of the squared error at a level, with which outputs that grow towards one end count evenly: 1/(alpha² + sigma²) for v, 1 for
+/// the others.
 pub fn loss_weight(prediction: Prediction, at: Level) -> f64 {
     match prediction {
-        Prediction::Score => at.sigma.powi(2),
         Prediction::V => 1.0 / (at.alpha.powi(2) + at.sigma.powi(2)),
         _ => 1.0,
     }
@@ -125,7 +124,7 @@ mod tests {
                 (Prediction::Eps, eps),
                 (Prediction::X0, x0),
                 (Prediction::V, alpha * eps - sigma * x0),
-                (Prediction::Score, -eps / sigma),
+                (Prediction::Score, -eps),
                 (Prediction::Velocity, eps - x0),
                 (Prediction::Edm { sigma_data: d }, (x0 - c_skip * y) / c_out),
             ];

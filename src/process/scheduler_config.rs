@@ -16,7 +16,7 @@ pub enum Prediction {
     X0,
     /// v = alpha·eps − sigma·x0 (Salimans & Ho 2022, appendix D).
     V,
-    /// The score ∇ log p_t = −eps/sigma (S3.eq113 with the plus sign).
+    /// sigma·∇ log p_t = −eps: the score, scaled to be of one size at all levels (Song et al. 2021's `scale_by_sigma`; S3.eq113 with the plus sign).
     Score,
     /// eps − x0, the velocity of flow matching (Liu et al. 2023).
     Velocity,
