@@ -8,8 +8,8 @@ use crate::tensor::Tensor;
 /// dX = (f·X − g²·∇log p_t) dt + g dW, backwards. One NFE per step, weak order 1.
 ///
 /// X and the denoiser are frozen at the step's beginning, while f and g²/sigma² enter by their integrals, which the levels give exactly:
-/// ∫f dt = Δ ln alpha and ∫g²/sigma² dt = −2·Δ ln(alpha/sigma). For constant coefficients this is S3.eq69 to the letter; otherwise it differs from it in
-/// the second order of the step, and stays stable where β(t) is steep.
+/// ∫f dt = Δ ln alpha and ∫g²/sigma² dt = −2·Δ ln(alpha/sigma). It differs from S3.eq69's f·Δt and g²·Δt in the second
+/// order of the step, and stays stable where β(t) is steep.
 ///
 /// From a level where nothing of the data is left the SDE's rates are infinite; there x_T tells nothing of x_t, which is drawn
 /// afresh: alpha·x0_hat + sigma·z. The step to clean data takes x0_hat.
