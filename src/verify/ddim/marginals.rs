@@ -68,7 +68,7 @@ pub(super) const IDENTITIES: &[Identity] = &[
     },
     Identity {
         id: "item 49 S2 integral",
-        claim: "∫ e^(−a(x−b)²) dx = √(π/a), a = (1−ᾱ_(k−1))/(2σ_k²(1−ᾱ_k)) of the completed square",
+        claim: "the completed square's integral over x_k is √(π/a) with a = (1−ᾱ_(k−1))/(2σ_k²(1−ᾱ_k))",
         bound: Bound::AtMost(1e-12), // relative, 1024 Gauss points
         measure: || gaussian_integral(|a| (std::f64::consts::PI / a).sqrt()),
     },
@@ -171,12 +171,17 @@ fn induction(deviation: fn(f64, f64) -> f64) -> Result<f64> {
     Ok(largest(misses))
 }
 
+/// The integral over x_k of S2's two exponents, and what completing the square leaves: formula(a)·e^(−(x_(k−1) − √ᾱ_(k−1)·x0)²/(2(1−ᾱ_(k−1)))).
 fn gaussian_integral(formula: fn(f64) -> f64) -> Result<f64> {
     let rule = GaussLegendre::new(16)?;
+    let offset: f64 = 0.4;
     let miss = |(now, before, sigma): (f64, f64, f64)| {
+        let keep = ((1.0 - before - sigma * sigma) / (1.0 - now)).sqrt();
+        // x from √ᾱ_k·x0 on.
+        let exponent = |x: f64| -x * x / (2.0 * (1.0 - now)) - (offset - keep * x).powi(2) / (2.0 * sigma * sigma);
+        let got = rule.line(|x| exponent(x).exp(), offset, 0.3, 64);
         let a = (1.0 - before) / (2.0 * sigma * sigma * (1.0 - now));
-        let got = rule.line(|x: f64| (-a * (x - 0.4).powi(2)).exp(), 0.4, 1.0 / a.sqrt(), 64);
-        formula(a) / got - 1.0
+        formula(a) * (-offset * offset / (2.0 * (1.0 - before))).exp() / got - 1.0
     };
     Ok(largest(few_steps()?.into_iter().map(miss)))
 }
