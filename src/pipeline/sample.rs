@@ -101,7 +101,7 @@ pub struct Network<'a> {
     pub has_null_class: bool,
 }
 
-/// The grid that a sampler runs on if nothing is said: diffusers' for ddpm and ddim; on DDPM's table Karras et al.'s for edm, equal
+/// The grid that a sampler runs on if nothing is said: diffusers' for ddpm and ddim; on DDPM's table equal
 /// steps of log-SNR for euler_maruyama, and the times from the last in equal steps for the others; equal steps of time for continuous
 /// processes.
 fn grid(network: &Network<'_>, process: &Arc<dyn Process>, options: &SampleOptions) -> Result<Grid> {
@@ -114,9 +114,8 @@ fn grid(network: &Network<'_>, process: &Arc<dyn Process>, options: &SampleOptio
         (None, SamplerKind::Ddpm, Some(_)) => Grid::ddpm(scheduler, process, steps),
         (None, SamplerKind::Ddim, Some(_)) => Grid::ddim(scheduler, process, steps),
         (None, SamplerKind::Rk45, _) | (None, _, None) => Grid::new(scheduler, process, &GridKind::Uniform, steps),
-        // Their steps must be short where the table is steep.
+        // Its steps must be short where the table is steep.
         (None, SamplerKind::EulerMaruyama, Some(_)) => Grid::new(scheduler, process, &GridKind::LogSnr, steps),
-        (None, SamplerKind::Edm, Some(_)) => Grid::new(scheduler, process, &GridKind::Karras, steps),
         (None, _, Some(_)) => Grid::new(scheduler, process, &GridKind::Times(Spacing::Trailing), steps),
     }
 }

@@ -29,7 +29,12 @@ impl Default for Churn {
     }
 }
 
-/// Two NFE per step but one for the step to clean data, order 2. The step from pure noise, where nsr is infinite, is DDIM's.
+/// Beyond this fall of nsr over one step, Heun's mean makes more of the later slope than it is worth: the change of x0_hat enters y with
+/// (nsr − nsr')/(2·nsr').
+const LARGEST_FALL: f64 = 10.0;
+
+/// Two NFE per step but one for the step to clean data, order 2. A step over which nsr falls by more than tenfold is Euler's (DDIM's), as is
+/// one from pure noise, where nsr is infinite.
 ///
 /// # Errors
 /// [`Error::Usage`] if a churn setting is negative; those of the denoiser and the callback.
@@ -44,7 +49,9 @@ pub fn edm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, churn: &Churn) -> Resu
         let estimate = run.denoise(&hat, from)?;
         x = match to_clean(run, &estimate, at)? {
             Some(x0) => x0,
-            None if from.alpha == 0.0 => run.advance(&estimate, estimate.by_denoiser(rotate(at_hat), from), None)?,
+            None if from.nsr() > LARGEST_FALL * at.to.nsr() => {
+                run.advance(&estimate, estimate.by_denoiser(rotate(at_hat), from), None)?
+            }
             None => heun(run, &hat, &estimate, at_hat)?,
         };
         run.finish_step((step, steps), at, &x, &estimate)?;
