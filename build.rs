@@ -19,6 +19,10 @@ use std::{env, fs};
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels"); // the folder: new and removed files count
+    // Integration tests, and nothing else, find the software GPU (tests/softgpu), which is built as an example.
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        println!("cargo::rustc-link-arg-tests=-Wl,-rpath,$ORIGIN/../examples");
+    }
     match generate() {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
