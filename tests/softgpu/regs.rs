@@ -66,24 +66,28 @@ impl Regs {
     pub(crate) fn get<T: Lane>(&self, slot: u32) -> [T; 32] {
         self.check::<T>(slot);
         // SAFETY: `check` leaves two slots of room, a `Raw` is a plain number of at most 8 bytes, and slots are aligned to 128.
-        let raw = unsafe { *self.slots.as_ptr().add(slot as usize).cast::<[T::Raw; 32]>() };
-        raw.map(T::from_raw)
+        let raw = unsafe { &*self.slots.as_ptr().add(slot as usize).cast::<[T::Raw; 32]>() };
+        // Loops, here and below: `map` is not always inlined, and then not vectorised.
+        let mut values = [T::default(); 32];
+        for lane in 0..32 {
+            values[lane] = T::from_raw(raw[lane]);
+        }
+        values
     }
 
     /// Writes the lanes of `mask`.
     #[inline(always)]
     pub(crate) fn put<T: Lane>(&mut self, slot: u32, values: [T; 32], mask: u32) {
         self.check::<T>(slot);
-        let raw = values.map(T::into_raw);
         // SAFETY: as in `get`.
         let place = unsafe { &mut *self.slots.as_mut_ptr().add(slot as usize).cast::<[T::Raw; 32]>() };
         if mask == !0 {
-            *place = raw;
+            for lane in 0..32 {
+                place[lane] = values[lane].into_raw();
+            }
         } else {
             for lane in 0..32 {
-                if mask >> lane & 1 != 0 {
-                    place[lane] = raw[lane];
-                }
+                place[lane] = if mask >> lane & 1 != 0 { values[lane].into_raw() } else { place[lane] };
             }
         }
     }

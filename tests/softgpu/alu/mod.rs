@@ -13,7 +13,7 @@ pub(crate) use compare::{Test, test};
 pub(crate) use convert::{Conversion, conversion};
 
 use crate::decode::Ins;
-use crate::regs::Regs;
+use crate::regs::{Lane, Regs};
 
 /// Computes `ins` for the lanes of `mask`. Unsafe only because it may need instructions that [`wide_lanes`] has checked.
 pub(crate) type Alu = unsafe fn(&mut Regs, &Ins, mask: u32);
@@ -75,10 +75,10 @@ macro_rules! floats {
                 out[lane] = { $($body)+ };
             }
             if ins.ftz {
-                out = out.map($crate::numeric::flush);
+                for value in &mut out { *value = $crate::numeric::flush(*value); }
             }
             if ins.sat {
-                out = out.map($crate::numeric::saturate);
+                for value in &mut out { *value = $crate::numeric::saturate(*value); }
             }
             regs.put(ins.r[0], out, mask);
         }
@@ -87,6 +87,37 @@ macro_rules! floats {
 }
 
 use {both, floats, lanes};
+
+/// `selp`: a where the bit of `pick` is set, else b.
+#[inline(always)]
+fn select_lanes<T: Lane>(regs: &mut Regs, ins: &Ins, pick: u32, mask: u32) {
+    let (a, mut out): ([T; 32], [T; 32]) = (regs.get(ins.r[1]), regs.get(ins.r[2]));
+    for lane in 0..32 {
+        out[lane] = if pick >> lane & 1 != 0 { a[lane] } else { out[lane] };
+    }
+    regs.put(ins.r[0], out, mask);
+}
+
+#[inline(always)]
+fn select_narrow(regs: &mut Regs, ins: &Ins, pick: u32, mask: u32) {
+    select_lanes::<u32>(regs, ins, pick, mask);
+}
+
+#[inline(always)]
+fn select_wide(regs: &mut Regs, ins: &Ins, pick: u32, mask: u32) {
+    select_lanes::<u64>(regs, ins, pick, mask);
+}
+
+/// Computes `selp` on 32 bits, or on 64.
+pub(crate) fn select(regs: &mut Regs, ins: &Ins, wide: bool, pick: u32, mask: u32) {
+    let f = if wide {
+        both!(select_wide, (regs: &mut Regs, ins: &Ins, pick: u32, mask: u32))
+    } else {
+        both!(select_narrow, (regs: &mut Regs, ins: &Ins, pick: u32, mask: u32))
+    };
+    // SAFETY: `both` picked for this processor.
+    unsafe { f(regs, ins, pick, mask) }
+}
 
 /// The function of an opcode, given as the parts between its dots.
 pub(crate) fn find(parts: &[&str]) -> Option<Alu> {

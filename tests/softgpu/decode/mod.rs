@@ -34,6 +34,8 @@ pub(crate) struct Access {
     pub(crate) base: u32,
     pub(crate) wide_base: bool,
     pub(crate) offset: i64,
+    /// The base is a variable, so the address is the same in every lane.
+    pub(crate) fixed: bool,
     /// Bytes of one element, and how many elements a lane touches.
     pub(crate) width: u8,
     pub(crate) count: u8,

@@ -293,7 +293,7 @@ impl<'a> Operands<'a> {
     /// An access through `[base+offset]`, of one element of `width` bytes.
     pub(crate) fn access(&mut self, operand: &Operand, space: Space, width: u32) -> Result<Access> {
         let Operand::Address(base, offset) = operand else { return Err("an address is expected".into()) };
-        let (mut space, mut offset) = (space, *offset);
+        let (mut space, mut offset, mut fixed) = (space, *offset, false);
         let (slot, wide) = match &**base {
             Operand::Name(name) if self.registers.contains_key(name) => {
                 let wide = self.width(base, Type::B(32)) == 64;
@@ -307,6 +307,7 @@ impl<'a> Operands<'a> {
                     return Err(format!("`{name}` lies in {own:?} memory"));
                 }
                 space = found;
+                fixed = true;
                 offset = offset.wrapping_add(value as i64);
                 (self.constant(0, true), true)
             }
@@ -318,6 +319,7 @@ impl<'a> Operands<'a> {
             base: slot,
             wide_base: wide,
             offset,
+            fixed,
             width: width as u8,
             count: 1,
             signed: false,

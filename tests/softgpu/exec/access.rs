@@ -28,9 +28,13 @@ impl<const CHECK: bool> Block<'_, CHECK> {
         } else {
             warp.regs.get::<u32>(access.base).map(u64::from)
         };
-        let moved = base.map(|address| address.wrapping_add(access.offset as u64));
         // A 32-bit address wraps in 32 bits.
-        if access.wide_base { moved } else { moved.map(|address| address & 0xffff_ffff) }
+        let bits = if access.wide_base { !0 } else { 0xffff_ffff };
+        let mut moved = base;
+        for address in &mut moved {
+            *address = address.wrapping_add(access.offset as u64) & bits;
+        }
+        moved
     }
 
     /// The place of `bytes` at `address`, or the end of the launch.
@@ -144,7 +148,9 @@ impl<const CHECK: bool> Block<'_, CHECK> {
         }
         // SAFETY: `place` covers `bytes` marks.
         let marks = unsafe { std::slice::from_raw_parts(place.marks, bytes as usize) };
-        if let Some(bad) = marks.iter().position(|&mark| mark != 1) {
+        if !all_written(marks)
+            && let Some(bad) = marks.iter().position(|&mark| mark != 1)
+        {
             let kind = match place.space {
                 Space::Shared if marks[bad] == 2 => Kind::CopyInFlight,
                 Space::Shared => Kind::UninitialisedShared,
@@ -233,8 +239,127 @@ impl<const CHECK: bool> Block<'_, CHECK> {
 
     // ---- ld, st ----
 
+    /// Without checks: the offsets of all lanes into the allocation that the instruction touched last, if they lie there.
+    #[inline(always)]
+    fn whole_warp(
+        &self,
+        pc: u32,
+        access: &Access,
+        addresses: &[u64; 32],
+        bytes: u32,
+        mask: u32,
+    ) -> Option<(*mut u8, [usize; 32])> {
+        if CHECK || access.space != Space::Global || mask == 0 || access.signed {
+            return None;
+        }
+        let cached = &self.cached[pc as usize];
+        let first = addresses[mask.trailing_zeros() as usize];
+        let (mut furthest, mut odd) = (0, 0);
+        // A lane that takes no part reads what the first one does.
+        let mut offsets = [0usize; 32];
+        for lane in 0..32 {
+            let address = if mask >> lane & 1 != 0 { addresses[lane] } else { first };
+            let offset = address.wrapping_sub(cached.base);
+            furthest = offset.max(furthest);
+            odd |= address & u64::from(bytes - 1);
+            offsets[lane] = offset as usize;
+        }
+        let fits = furthest < cached.bytes && furthest + u64::from(bytes) <= cached.bytes;
+        (fits && odd == 0).then_some((cached.data, offsets))
+    }
+
+    /// Loads for a whole warp at once; whether it could.
+    #[inline(always)]
+    fn load_whole(
+        &mut self,
+        warp: &mut Warp,
+        ins: &Ins,
+        pc: u32,
+        access: &Access,
+        addresses: &[u64; 32],
+        mask: u32,
+    ) -> bool {
+        let bytes = u32::from(access.width) * u32::from(access.count);
+        let Some((data, offsets)) = self.whole_warp(pc, access, addresses, bytes, mask) else { return false };
+        for (k, &slot) in ins.targets().iter().enumerate() {
+            let at = k * access.width as usize;
+            // SAFETY: `whole_warp` checked every lane's range and alignment.
+            unsafe {
+                match (access.width, access.wide_registers) {
+                    (4, false) => {
+                        warp.regs.put(slot, offsets.map(|offset| data.add(offset + at).cast::<u32>().read()), mask)
+                    }
+                    (8, true) => {
+                        warp.regs.put(slot, offsets.map(|offset| data.add(offset + at).cast::<u64>().read()), mask)
+                    }
+                    (2, false) => {
+                        warp.regs.put(slot, offsets.map(|offset| data.add(offset + at).cast::<u16>().read()), mask)
+                    }
+                    _ => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Stores for a whole warp at once; whether it could.
+    #[inline(always)]
+    fn store_whole(
+        &mut self,
+        warp: &Warp,
+        ins: &Ins,
+        pc: u32,
+        access: &Access,
+        addresses: &[u64; 32],
+        mask: u32,
+    ) -> bool {
+        let bytes = u32::from(access.width) * u32::from(access.count);
+        if !matches!((access.width, access.wide_registers), (4, false) | (8, true) | (2, false)) {
+            return false;
+        }
+        let Some((data, offsets)) = self.whole_warp(pc, access, addresses, bytes, mask) else { return false };
+        for (k, &slot) in ins.sources()[..access.count as usize].iter().enumerate() {
+            let at = k * access.width as usize;
+            for lane in lanes(mask) {
+                let lane = lane as usize;
+                // SAFETY: `whole_warp` checked every lane's range and alignment.
+                unsafe {
+                    let place = data.add(offsets[lane] + at);
+                    match access.width {
+                        4 => place.cast::<u32>().write(warp.regs.lane(slot, lane)),
+                        8 => place.cast::<u64>().write(warp.regs.lane(slot, lane)),
+                        _ => place.cast::<u16>().write(warp.regs.lane(slot, lane)),
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// A parameter by its name: read once for all lanes.
+    fn load_param(&mut self, warp: &mut Warp, ins: &Ins, pc: u32, access: &Access, mask: u32) -> Step<()> {
+        let (width, bytes) = (u32::from(access.width), u32::from(access.width) * u32::from(access.count));
+        let place = self.place(warp, pc, mask.trailing_zeros(), Space::Param, access.offset as u64, bytes)?;
+        for (k, &slot) in ins.targets().iter().enumerate() {
+            // SAFETY: `place` covers the access.
+            let value = unsafe { read(place.data.add(k * width as usize), width, access.signed) };
+            if access.wide_registers {
+                warp.regs.put(slot, [value; 32], mask);
+            } else {
+                warp.regs.put(slot, [value as u32; 32], mask);
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn load(&mut self, warp: &mut Warp, ins: &Ins, pc: u32, access: &Access, mask: u32) -> Step<()> {
+        if access.fixed && access.space == Space::Param {
+            return self.load_param(warp, ins, pc, access, mask);
+        }
         let addresses = self.addresses(warp, access);
+        if self.load_whole(warp, ins, pc, access, &addresses, mask) {
+            return Ok(());
+        }
         let (width, bytes) = (u32::from(access.width), u32::from(access.width) * u32::from(access.count));
         let mut touched = [(Space::Global, 0); 32];
         let mut count = 0;
@@ -268,6 +393,9 @@ impl<const CHECK: bool> Block<'_, CHECK> {
         let (width, bytes) = (u32::from(access.width), u32::from(access.width) * u32::from(access.count));
         let mut touched = [(Space::Global, 0); 32];
         let mut count = 0;
+        if self.store_whole(warp, ins, pc, access, &addresses, mask) {
+            return Ok(());
+        }
         let sources = &ins.sources()[..access.count as usize];
         for lane in lanes(mask) {
             let place = self.place(warp, pc, lane, access.space, addresses[lane as usize], bytes)?;
@@ -383,21 +511,32 @@ pub(crate) enum Writing {
     Later,
 }
 
+/// Whether all marks are 1; exact for the sizes of accesses, "perhaps not" for others.
+#[inline(always)]
+fn all_written(marks: &[u8]) -> bool {
+    match *marks {
+        [a] => a == 1,
+        [a, b] => [a, b] == [1; 2],
+        [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]) == 0x0101_0101,
+        [..] => marks.chunks(4).all(|four| *four == [1; 4]),
+    }
+}
+
 /// An element of `width` bytes, extended to 64 bits.
 ///
 /// # Safety
-/// `data` has `width` readable bytes, aligned to `width`.
+/// `data` has `width` readable bytes. (Parameters may lie anywhere.)
 #[inline(always)]
 unsafe fn read(data: *const u8, width: u32, signed: bool) -> u64 {
     // SAFETY: the caller's.
     unsafe {
         match (width, signed) {
-            (4, false) => u64::from(data.cast::<u32>().read()),
-            (2, false) => u64::from(data.cast::<u16>().read()),
-            (8, _) => data.cast::<u64>().read(),
+            (4, false) => u64::from(data.cast::<u32>().read_unaligned()),
+            (2, false) => u64::from(data.cast::<u16>().read_unaligned()),
+            (8, _) => data.cast::<u64>().read_unaligned(),
             (1, false) => u64::from(data.read()),
-            (4, true) => i64::from(data.cast::<i32>().read()).cast_unsigned(),
-            (2, true) => i64::from(data.cast::<i16>().read()).cast_unsigned(),
+            (4, true) => i64::from(data.cast::<i32>().read_unaligned()).cast_unsigned(),
+            (2, true) => i64::from(data.cast::<i16>().read_unaligned()).cast_unsigned(),
             _ => i64::from(data.cast::<i8>().read()).cast_unsigned(),
         }
     }

@@ -1,6 +1,7 @@
 //! One instruction after the other.
 
 use super::block::{Block, Group, Parked, Step, Waiting, Warp};
+use crate::alu;
 use crate::check::Kind;
 use crate::decode::{ALWAYS, BarrierKind, Class, Ins, Logic, Op};
 use crate::mma;
@@ -108,15 +109,7 @@ impl<const CHECK: bool> Block<'_, CHECK> {
             }
             Op::Select { wide } => {
                 let pick = warp.pred(ins.preds[2]);
-                if wide {
-                    let (a, b): ([u64; 32], [u64; 32]) = (warp.regs.get(ins.r[1]), warp.regs.get(ins.r[2]));
-                    let out = std::array::from_fn(|k| if pick >> k & 1 != 0 { a[k] } else { b[k] });
-                    warp.regs.put(ins.r[0], out, mask);
-                } else {
-                    let (a, b): ([u32; 32], [u32; 32]) = (warp.regs.get(ins.r[1]), warp.regs.get(ins.r[2]));
-                    let out = std::array::from_fn(|k| if pick >> k & 1 != 0 { a[k] } else { b[k] });
-                    warp.regs.put(ins.r[0], out, mask);
-                }
+                alu::select(&mut warp.regs, ins, wide, pick, mask);
             }
             Op::Predicate(logic) => {
                 let first = warp.pred(ins.preds[1]);
