@@ -4,7 +4,8 @@
 //! or one tf32). A: registers alternate rows group, group+8, then step along k; B: registers step along k, n = group.
 //! C and D: rows group and group+8, columns 2t and 2t+1.
 
-use crate::numeric::{bf16_to_f32, f16_to_f32, f32_to_f16};
+use crate::alu::both;
+use crate::numeric::{f16_to_f32, f32_to_f16};
 use crate::ptx::Type;
 use crate::regs::Regs;
 
@@ -62,68 +63,70 @@ impl Shape {
         2 * 16 * 8 * self.k as u64
     }
 
-    fn unpack(self, register: u32) -> [f32; 2] {
-        match self.element {
-            Element::F16 => [f16_to_f32(register as u16), f16_to_f32((register >> 16) as u16)],
-            Element::Bf16 => [bf16_to_f32(register as u16), bf16_to_f32((register >> 16) as u16)],
-            // The tensor core ignores the low 13 bits.
-            Element::Tf32 => [f32::from_bits(register & 0xffff_e000), 0.0],
+    /// The elements of a register, the one in the low bits first.
+    #[inline(always)]
+    fn unpack(self, register: [u32; 32]) -> [[f32; 32]; 2] {
+        let mut out = [[0f32; 32]; 2];
+        for lane in 0..32 {
+            let bits = register[lane];
+            (out[0][lane], out[1][lane]) = match self.element {
+                Element::F16 => (f16_to_f32(bits as u16), f16_to_f32((bits >> 16) as u16)),
+                Element::Bf16 => (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)),
+                // The tensor core ignores the low 13 bits.
+                Element::Tf32 => (f32::from_bits(bits & 0xffff_e000), 0.0),
+            };
         }
+        out
     }
 }
 
 /// D = A·B + C, summed in f32 from k = 0 up. (The hardware's order inside a step is its own: compare under a tolerance.)
 pub(crate) fn product(shape: Shape, regs: &mut Regs, d: &[u32], sources: &[u32]) {
+    let f = both!(product_lanes, (shape: Shape, regs: &mut Regs, d: &[u32], sources: &[u32]));
+    // SAFETY: `both` picked for this processor.
+    unsafe { f(shape, regs, d, sources) }
+}
+
+#[inline(always)]
+fn product_lanes(shape: Shape, regs: &mut Regs, d: &[u32], sources: &[u32]) {
     let [_, a_count, b_count, _] = shape.registers();
     let packed = shape.packed();
     let mut a = [[0f32; 16]; 16];
     let mut b = [[0f32; 8]; 16];
     for (register, &slot) in sources[..a_count].iter().enumerate() {
-        let values: [u32; 32] = regs.get(slot);
-        for lane in 0..32 {
-            let (row, k) = (lane / 4 + 8 * (register % 2), (lane % 4) * packed + register / 2 * 4 * packed);
-            let pair = shape.unpack(values[lane]);
-            a[row][k..k + packed].copy_from_slice(&pair[..packed]);
+        let halves = shape.unpack(regs.get(slot));
+        for (i, values) in halves[..packed].iter().enumerate() {
+            for lane in 0..32 {
+                let k = (lane % 4) * packed + register / 2 * 4 * packed;
+                a[lane / 4 + 8 * (register % 2)][k + i] = values[lane];
+            }
         }
     }
     for (register, &slot) in sources[a_count..a_count + b_count].iter().enumerate() {
-        let values: [u32; 32] = regs.get(slot);
-        for lane in 0..32 {
-            let k = (lane % 4) * packed + register * 4 * packed;
-            let pair = shape.unpack(values[lane]);
-            for i in 0..packed {
-                b[k + i][lane / 4] = pair[i];
+        let halves = shape.unpack(regs.get(slot));
+        for (i, values) in halves[..packed].iter().enumerate() {
+            for lane in 0..32 {
+                b[(lane % 4) * packed + register * 4 * packed + i][lane / 4] = values[lane];
             }
         }
     }
     let mut sums = read_sums(shape, regs, &sources[a_count + b_count..]);
-    #[cfg(target_arch = "x86_64")]
-    if crate::alu::wide_lanes() {
-        // SAFETY: `wide_lanes` checks for what `accumulate_wide` needs.
-        unsafe { accumulate_wide(shape.k, &a, &b, &mut sums) };
-        return write_sums(shape, regs, d, &sums);
+    // Four rows at a time, so that additions do not wait for each other.
+    for (rows, a) in sums.chunks_exact_mut(4).zip(a.chunks_exact(4)) {
+        let mut sum: [[f32; 8]; 4] = [rows[0], rows[1], rows[2], rows[3]];
+        for k in 0..shape.k {
+            for row in 0..4 {
+                for n in 0..8 {
+                    sum[row][n] += a[row][k] * b[k][n];
+                }
+            }
+        }
+        rows.copy_from_slice(&sum);
     }
-    accumulate(shape.k, &a, &b, &mut sums);
     write_sums(shape, regs, d, &sums);
 }
 
 #[inline(always)]
-fn accumulate(k: usize, a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], sums: &mut [[f32; 8]; 16]) {
-    for row in 0..16 {
-        for k in 0..k {
-            for n in 0..8 {
-                sums[row][n] += a[row][k] * b[k][n];
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn accumulate_wide(k: usize, a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], sums: &mut [[f32; 8]; 16]) {
-    accumulate(k, a, b, sums);
-}
-
 fn read_sums(shape: Shape, regs: &Regs, slots: &[u32]) -> [[f32; 8]; 16] {
     let mut sums = [[0f32; 8]; 16];
     for (register, &slot) in slots.iter().enumerate() {
@@ -141,28 +144,32 @@ fn read_sums(shape: Shape, regs: &Regs, slots: &[u32]) -> [[f32; 8]; 16] {
     sums
 }
 
+#[inline(always)]
 fn write_sums(shape: Shape, regs: &mut Regs, slots: &[u32], sums: &[[f32; 8]; 16]) {
     for (register, &slot) in slots.iter().enumerate() {
-        let values = std::array::from_fn::<u32, 32, _>(|lane| {
+        let mut values = [0u32; 32];
+        for (lane, value) in values.iter_mut().enumerate() {
             let (group, column) = (lane / 4, (lane % 4) * 2);
-            if shape.half_sums {
+            *value = if shape.half_sums {
                 let row = &sums[group + 8 * register];
                 u32::from(f32_to_f16(row[column])) | u32::from(f32_to_f16(row[column + 1])) << 16
             } else {
                 sums[group + 8 * (register / 2)][column + register % 2].to_bits()
-            }
-        });
+            };
+        }
         regs.put(slot, values, !0);
     }
 }
 
 /// The fragment of an 8×8 matrix of halves: lane 4r + c holds row r, columns 2c and 2c+1; of its transpose if asked.
 pub(crate) fn fragment(rows: &[[u16; 8]; 8], transposed: bool) -> [u32; 32] {
-    std::array::from_fn(|lane| {
+    let mut out = [0; 32];
+    for (lane, pair) in out.iter_mut().enumerate() {
         let (row, column) = (lane / 4, (lane % 4) * 2);
         let at = |r: usize, c: usize| u32::from(if transposed { rows[c][r] } else { rows[r][c] });
-        at(row, column) | at(row, column + 1) << 16
-    })
+        *pair = at(row, column) | at(row, column + 1) << 16;
+    }
+    out
 }
 
 /// The inverse of [`fragment`].

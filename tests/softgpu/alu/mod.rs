@@ -86,7 +86,8 @@ macro_rules! floats {
     }};
 }
 
-use {both, floats, lanes};
+pub(crate) use both;
+use {floats, lanes};
 
 /// `selp`: a where the bit of `pick` is set, else b.
 #[inline(always)]
