@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Code, Gpu, INVALID_PTX, NO_BINARY_FOR_GPU, OUT_OF_MEMORY};
 use crate::decode::{Kernel, Symbols, kernel};
-use crate::ptx::{Space, parse};
+use crate::ptx::{Space, inlined, parse};
 
 pub(crate) struct Loaded {
     pub(crate) kernels: Vec<Kernel>,
@@ -44,7 +44,8 @@ impl Gpu {
             variables.insert(variable.name.clone(), (address, u64::from(variable.bytes)));
         }
         let entries = module.functions.iter().filter(|function| function.is_entry);
-        let kernels = entries.map(|function| kernel(&module, function, &symbols)).collect::<Result<Vec<_>, _>>();
+        let decode = |function| kernel(&module, &inlined(&module, function)?, &symbols);
+        let kernels = entries.map(decode).collect::<Result<Vec<_>, _>>();
         let kernels = match kernels {
             Ok(kernels) => kernels,
             Err(error) => {

@@ -1,9 +1,11 @@
 //! Reading PTX.
 
+pub(crate) mod inline;
 pub(crate) mod lexer;
 pub(crate) mod module;
 pub(crate) mod parser;
 
+pub(crate) use inline::inlined;
 pub(crate) use module::{Function, Module, Operand, Origin, Space, Statement, Type, Variable};
 pub(crate) use parser::parse;
 

@@ -128,6 +128,7 @@ pub(crate) struct Function {
     pub(crate) name: String,
     pub(crate) is_entry: bool,
     pub(crate) params: Vec<Variable>,
+    pub(crate) returns: Vec<Variable>,
     /// Registers in order of declaration.
     pub(crate) registers: Vec<(String, Type)>,
     /// Variables declared in the body.

@@ -268,7 +268,7 @@ impl Parser {
         let is_entry = self.word()? == ".entry";
         let mut function = Function { is_entry, ..Function::default() };
         if self.is_mark('(') {
-            self.parameters()?; // what a .func returns
+            function.returns = self.parameters()?;
         }
         function.name = self.word()?;
         if self.is_mark('(') {
@@ -335,8 +335,9 @@ impl Parser {
                 Some(Token::Word(word)) if word == ".pragma" || word == ".file" => self.skip_line(),
                 Some(Token::Word(word)) if word == ".reg" => self.registers(function)?,
                 Some(Token::Word(word)) if matches!(word.as_str(), ".shared" | ".local" | ".param") => {
-                    let variable = self.variable()?;
+                    let mut variable = self.variable()?;
                     self.expect(';')?;
+                    variable.name = self.declare(variable.name);
                     function.variables.push(variable);
                 }
                 Some(Token::Word(word)) if word.starts_with('.') => {
