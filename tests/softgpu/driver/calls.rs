@@ -46,9 +46,10 @@ exports! {
     }
     cuEventDestroy_v2(event: Pointer) {
         let mut gpu = gpu();
-        // Whoever waits for it must still find it done.
-        if let Some(time) = gpu.events.get(&(event as usize)).map(|found| found.recorded) { gpu.wait_for(event as usize, time); }
-        gpu.events.remove(&(event as usize));
+        let Some(found) = gpu.events.get_mut(&(event as usize)) else { return INVALID_HANDLE };
+        // Whoever waits for it must still find it: it goes once its last time has come.
+        found.destroyed = true;
+        if found.done >= found.recorded { gpu.events.remove(&(event as usize)); }
         SUCCESS
     }
     cuEventRecord(event: Pointer, stream: Pointer) {

@@ -81,6 +81,8 @@ pub(crate) struct Event {
     pub(crate) done: u64,
     pub(crate) stream: usize,
     pub(crate) at: Option<Instant>,
+    /// Whether the program has no use for it any more, but for what waits.
+    pub(crate) destroyed: bool,
 }
 
 /// The stream a handle means: 1 is the default stream too, 2 the thread's.
@@ -173,6 +175,7 @@ impl Gpu {
                     event.done = event.done.max(*time);
                     event.at = Some(Instant::now());
                 }
+                self.events.retain(|_, event| !(event.destroyed && event.done >= event.recorded));
             }
             Work::Wait(event, time) => self.wait_for(*event, *time),
             Work::Free(address) => {

@@ -7,6 +7,7 @@ mod async_copy;
 mod atomics;
 mod block;
 mod collective;
+mod matrix;
 mod step;
 
 use std::collections::HashMap;

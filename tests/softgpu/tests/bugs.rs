@@ -141,6 +141,60 @@ fn races_in_shared_memory_are_found_between_warps_and_inside_one() {
     }
 }
 
+/// Kernels by hand, of two warps: %p1 marks the second one; tile and %r5, its address, lie in shared memory.
+fn two_warps(code: &str) -> Vec<String> {
+    let ptx = format!(
+        ".version 8.8\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out, .param .u64 in) {{\n.reg .b32 %r<8>;\n\
+         .reg .b64 %d<4>; .reg .pred %p<4>; .shared .align 16 .b8 tile[1024]; ld.param.u64 %d1, [in];\n\
+         mov.u32 %r0, %tid.x; setp.ge.u32 %p1, %r0, 32; mov.u32 %r5, tile; mad.lo.u32 %r6, %r0, 4, %r5;\n\
+         st.shared.u32 [%r6], %r0; bar.sync 0;\n{code}\nret;\n}}\n"
+    );
+    let gpu = gpu();
+    gpu.run(&gpu.function(&ptx, "k"), lines(1, 64), &[0; 64], 64);
+    findings()
+}
+
+#[test]
+fn a_warps_own_barrier_orders_it_with_no_other_warp() {
+    let race = ["shared-memory race"];
+    // The first warp reads, and is at another time of its own than the second when that one writes.
+    assert_eq!(
+        two_warps("@!%p1 bar.warp.sync -1; @!%p1 ld.shared.u32 %r1, [%r6]; @%p1 st.shared.u32 [%r6+-128], 7;"),
+        race
+    );
+    assert_eq!(
+        two_warps("@!%p1 bar.warp.sync -1; @!%p1 st.shared.u32 [%r6], 8; @%p1 st.shared.u32 [%r6+-128], 7;"),
+        race
+    );
+    assert_eq!(
+        two_warps("@!%p1 bar.warp.sync -1; @!%p1 st.shared.u32 [%r6], 8; @%p1 ld.shared.u32 %r1, [%r6+-128];"),
+        race
+    );
+    // Read by both warps, then written by one of the two.
+    assert_eq!(two_warps("ld.shared.u32 %r1, [%r5]; setp.eq.u32 %p2, %r0, 63; @%p2 st.shared.u32 [%r5], 7;"), race);
+    // Not races: the same value, atomics, or with a barrier of the block between.
+    let none: [&str; 0] = [];
+    assert_eq!(two_warps("st.shared.u32 [%r5+512], 7;"), none);
+    assert_eq!(two_warps("red.shared.add.u32 [%r5], 7;"), none);
+    assert_eq!(two_warps("@!%p1 ld.shared.u32 %r1, [%r6]; bar.sync 0; @%p1 st.shared.u32 [%r6+-128], 7;"), none);
+    // A plain read races with an atomic, in either order.
+    assert_eq!(two_warps("ld.shared.u32 %r1, [%r5]; red.shared.add.u32 [%r5], 7;"), [race[0]; 2]);
+}
+
+#[test]
+fn waiting_for_all_groups_but_one_leaves_the_last_in_flight() {
+    let copies = "mul.wide.u32 %d2, %r0, 4; add.s64 %d2, %d1, %d2;
+        cp.async.ca.shared.global [%r6+256], [%d2], 4; cp.async.commit_group;
+        cp.async.ca.shared.global [%r6+512], [%d2], 4; cp.async.commit_group; cp.async.wait_group 1;";
+    assert_eq!(two_warps(&format!("{copies} ld.shared.u32 %r1, [%r6+256];")), [""; 0]);
+    assert_eq!(two_warps(&format!("{copies} ld.shared.u32 %r1, [%r6+512];")), ["cp.async in flight"]);
+    // The copy of a neighbour has arrived, but nothing orders the two.
+    assert_eq!(
+        two_warps(&format!("{copies} cp.async.wait_all; xor.b32 %r7, %r6, 4; ld.shared.u32 %r1, [%r7+256];")),
+        ["shared-memory race"]
+    );
+}
+
 #[test]
 fn races_in_global_memory_are_found_between_blocks_and_threads() {
     for (kernel, blocks, text) in [

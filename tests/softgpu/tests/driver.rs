@@ -62,10 +62,11 @@ fn a_stream_sees_anothers_work_only_behind_its_event() {
         // SAFETY: both are written before they are read, if the streams are in order.
         let (mut a, mut b) = unsafe { (one.alloc::<f32>(64).unwrap(), one.alloc::<f32>(64).unwrap()) };
         one.memcpy_htod(&[1.0f32; 64], &mut a).unwrap();
+        let written = one.record_event(None).unwrap();
         if ordered {
-            let written = one.record_event(None).unwrap();
             two.wait(&written).unwrap();
         }
+        drop(written);
         // SAFETY: 64 threads on 64 elements.
         unsafe { two.launch_builder(&kernel).arg(&mut b).arg(&a).arg(&64i32).launch(lines(1, 64)) }.unwrap();
         two.synchronize().unwrap();
