@@ -43,6 +43,11 @@ pub mod verify;
 
 pub use error::{Error, Result};
 
+/// The kernels' sources and names, written by build.rs.
+pub(crate) mod kernels {
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
 /// The README's code is compiled too.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -81,6 +81,11 @@ impl Address {
         (self.sub << 8) | self.purpose as u32
     }
 
+    /// What a kernel is told of the address: both halves of the seed, the step, and the counter's last word.
+    pub(crate) fn words(self) -> [u32; 4] {
+        [self.seed as u32, (self.seed >> 32) as u32, self.step, self.last_counter()]
+    }
+
     /// Four random 32-bit integers: those of elements `4·block .. 4·block + 4`.
     pub fn bits(self, block: u32) -> [u32; 4] {
         philox4x32([block, self.sample, self.step, self.last_counter()], self.seed)

@@ -3,9 +3,11 @@
 //! Every op dispatches on [`Device`]; nothing outside an op's `cpu` part may assume that memory is host memory.
 
 mod cpu;
+pub(crate) mod cuda;
 mod pool;
 
 pub use cpu::{DisjointMut, for_each_block};
+pub use cuda::CudaBuffer;
 pub use pool::{HostBuffer, PoolStats, Scratch, pool_stats, reset_pool_peak};
 
 use crate::error::{Error, Result};
@@ -39,25 +41,22 @@ impl Device {
                         "--device {text}: expected auto, cpu, cuda or cuda:INDEX; use --device cpu"
                     )));
                 };
-                Err(cuda_unavailable(index))
+                cuda::gpu(index)?;
+                Ok(Device::Cuda(index))
             }
         }
     }
 }
 
+/// Whether NVRTC, which compiles kernels at first use, is there: as libnvrtc.so.12 where the loader finds it, or as the library that the
+/// environment's `TWEEDIE_NVRTC` names.
+pub fn has_kernel_compiler() -> bool {
+    cuda::has_compiler()
+}
+
 /// The error of an op that has no side for `device`.
 pub(crate) fn no_kernel(op: &str, device: Device) -> Error {
     Error::Device(format!("{op}: no kernel for {device}; use --device cpu"))
-}
-
-fn cuda_unavailable(index: usize) -> Error {
-    // SAFETY: only asks the loader whether libcuda can be opened; no CUDA function is called.
-    let driver = unsafe { cudarc::driver::sys::is_culib_present() };
-    Error::Device(if driver {
-        format!("--device cuda:{index}: this version has no CUDA kernels; use --device cpu")
-    } else {
-        "--device cuda: no NVIDIA driver found (libcuda did not load); use --device cpu".to_string()
-    })
 }
 
 impl std::fmt::Display for Device {
@@ -75,6 +74,8 @@ impl std::fmt::Display for Device {
 pub enum Storage {
     /// Host memory from the pool.
     Cpu(HostBuffer),
+    /// Memory of a GPU.
+    Cuda(CudaBuffer),
 }
 
 impl Storage {
@@ -85,7 +86,7 @@ impl Storage {
     pub fn take(bytes: usize, device: Device) -> Result<Storage> {
         match device {
             Device::Cpu => Ok(Storage::Cpu(HostBuffer::take(bytes))),
-            Device::Cuda(index) => Err(cuda_unavailable(index)),
+            Device::Cuda(index) => Ok(Storage::Cuda(cuda::gpu(index)?.take(bytes)?)),
         }
     }
 
@@ -93,6 +94,7 @@ impl Storage {
     pub fn device(&self) -> Device {
         match self {
             Storage::Cpu(_) => Device::Cpu,
+            Storage::Cuda(buffer) => Device::Cuda(buffer.index()),
         }
     }
 }

@@ -44,6 +44,7 @@ pub fn perturb(x0: &Tensor, alpha: &[f64], sigma: &[f64], address: Address, samp
         (Device::Cpu, Dtype::F32) => cpu::perturb::<f32>(x0, alpha, sigma, address, samples),
         (Device::Cpu, Dtype::F64) => cpu::perturb::<f64>(x0, alpha, sigma, address, samples),
         (Device::Cpu, dtype) => Err(Error::Dtype(format!("perturb: wants f32 or f64, got {dtype:?}"))),
+        (Device::Cuda(index), Dtype::F32) => cuda::perturb(index, x0, alpha, sigma, address, samples),
         (device, _) => Err(no_kernel("perturb", device)),
     }
 }
@@ -106,6 +107,57 @@ mod cpu {
                 x_t[i] = T::jump(alpha[image], x0[at + i], sigma[image], eps[i]);
             }
         });
+        Ok(Perturbed { x_t, eps })
+    }
+}
+
+mod cuda {
+    use super::Perturbed;
+    use crate::device::Device;
+    use crate::device::cuda::{Arg, Geometry, Source, gpu};
+    use crate::error::Result;
+    use crate::kernels::perturb as kernel;
+    use crate::rng::Address;
+    use crate::tensor::{Dtype, Tensor};
+
+    const THREADS: u32 = 128;
+
+    pub(super) fn perturb(
+        index: usize,
+        x0: &Tensor,
+        alpha: &[f64],
+        sigma: &[f64],
+        address: Address,
+        samples: &[u32],
+    ) -> Result<Perturbed> {
+        let gpu = gpu(index)?;
+        let n = samples.len();
+        let row = x0.count() / n.max(1);
+        let mut x_t = Tensor::empty(x0.shape(), Dtype::F32, Device::Cuda(index))?;
+        let mut eps = Tensor::empty(x0.shape(), Dtype::F32, Device::Cuda(index))?;
+        let narrow = |list: &[f64]| list.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+        let alpha = gpu.upload(bytemuck::cast_slice(&narrow(alpha)))?;
+        let sigma = gpu.upload(bytemuck::cast_slice(&narrow(sigma)))?;
+        let indices = gpu.upload(bytemuck::cast_slice(samples))?;
+        let blocks = [(row.div_ceil(4) as u32).div_ceil(THREADS), n as u32, 1];
+        let [seed_low, seed_high, step, last] = address.words();
+        let args = [
+            Arg::Buffer(Some(x0.cuda()?)),
+            Arg::Buffer(Some(&alpha)),
+            Arg::Buffer(Some(&sigma)),
+            Arg::Buffer(Some(&indices)),
+            Arg::Buffer(Some(x_t.cuda_mut()?)),
+            Arg::Buffer(Some(eps.cuda_mut()?)),
+            Arg::U32(row as u32),
+            Arg::U32(seed_low),
+            Arg::U32(seed_high),
+            Arg::U32(step),
+            Arg::U32(last),
+        ];
+        let source = Source { stem: "perturb", text: kernel::SOURCE };
+        // SAFETY: x0, x_t and eps hold n·row f32, the lists n each (checked in `perturb`); a thread touches elements below row of its
+        // image alone; order and types are those of `perturb_forward`.
+        unsafe { gpu.launch(source, kernel::FORWARD, Geometry { blocks, threads: THREADS }, &args) }?;
         Ok(Perturbed { x_t, eps })
     }
 }

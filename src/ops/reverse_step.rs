@@ -104,6 +104,7 @@ pub fn reverse_step(
         (Device::Cpu, Dtype::F32) => cpu::step::<f32>(x_t, net_out, inputs, step, noise),
         (Device::Cpu, Dtype::F64) => cpu::step::<f64>(x_t, net_out, inputs, step, noise),
         (Device::Cpu, dtype) => Err(Error::Dtype(format!("reverse_step: wants f32 or f64, got {dtype:?}"))),
+        (Device::Cuda(index), Dtype::F32) => cuda::step(index, x_t, net_out, inputs, step, noise),
         (device, _) => Err(no_kernel("reverse_step", device)),
     }
 }
@@ -273,6 +274,68 @@ mod cpu {
                 }
             }
         }
+    }
+}
+
+mod cuda {
+    use super::{Noise, ReverseStep, StepInputs};
+    use crate::device::Device;
+    use crate::device::cuda::{Arg, Geometry, Source, gpu};
+    use crate::error::Result;
+    use crate::kernels::reverse_step as kernel;
+    use crate::rng::{Address, Purpose};
+    use crate::tensor::{Dtype, Tensor};
+
+    const THREADS: u32 = 128;
+
+    pub(super) fn step(
+        index: usize,
+        x_t: &Tensor,
+        net_out: &Tensor,
+        inputs: StepInputs<'_>,
+        step: &ReverseStep,
+        noise: Noise<'_>,
+    ) -> Result<Tensor> {
+        let gpu = gpu(index)?;
+        let n = x_t.shape().first().copied().unwrap_or(1).max(1);
+        let row = x_t.count() / n;
+        let fold = inputs.x0_hat.is_none() && step.clip.is_none();
+        let (more_x, more_out) = if fold { (step.to_x0 * step.from_x, step.to_x0 * step.from_out) } else { (0.0, 0.0) };
+        let mut next = Tensor::empty(x_t.shape(), Dtype::F32, Device::Cuda(index))?;
+        let (address, samples) = match noise {
+            Noise::Drawn { address, samples } => (address, Some(gpu.upload(bytemuck::cast_slice(samples))?)),
+            _ => (Address::new(0, Purpose::ReverseStep), None),
+        };
+        let given = if let Noise::Given(z) = noise { Some(z.cuda()?) } else { None };
+        let deviation = if matches!(noise, Noise::None) { 0.0 } else { step.noise };
+        let [seed_low, seed_high, counter, last] = address.words();
+        let scalars = [
+            step.from_x,
+            step.from_out,
+            step.clip.unwrap_or(f64::INFINITY),
+            step.to_x + more_x,
+            if fold { 0.0 } else { step.to_x0 },
+            step.to_out + more_out,
+            step.to_past,
+            deviation,
+        ];
+        let buffers = [Some(x_t.cuda()?), Some(net_out.cuda()?), cuda_of(inputs.x0_hat)?, cuda_of(inputs.past)?, given];
+        let mut args: Vec<Arg<'_>> = buffers.into_iter().map(Arg::Buffer).collect();
+        args.push(Arg::Buffer(samples.as_ref()));
+        args.push(Arg::Buffer(Some(next.cuda_mut()?)));
+        args.push(Arg::U32(row as u32));
+        args.extend(scalars.map(|v| Arg::F32(v as f32)));
+        args.extend([seed_low, seed_high, counter, last].map(Arg::U32));
+        let blocks = [(row.div_ceil(4) as u32).div_ceil(THREADS), n as u32, 1];
+        let source = Source { stem: "reverse_step", text: kernel::SOURCE };
+        // SAFETY: every tensor has the shape of x_t and samples has n entries (checked in `reverse_step`); a thread touches elements
+        // below row of its image alone; order and types are those of `reverse_step_forward`.
+        unsafe { gpu.launch(source, kernel::FORWARD, Geometry { blocks, threads: THREADS }, &args) }?;
+        Ok(next)
+    }
+
+    fn cuda_of(tensor: Option<&Tensor>) -> Result<Option<&crate::device::CudaBuffer>> {
+        tensor.map(Tensor::cuda).transpose()
     }
 }
 

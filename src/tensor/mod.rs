@@ -4,6 +4,7 @@ mod shape;
 
 pub use shape::Shape;
 
+use crate::device::cuda::{self, CudaBuffer};
 use crate::device::{Device, HostBuffer, Storage};
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -84,9 +85,39 @@ impl Tensor {
     /// # Errors
     /// [`Error::Device`] if `device` cannot be used.
     pub fn zeros(shape: impl Into<Shape>, dtype: Dtype, device: Device) -> Result<Tensor> {
-        let mut tensor = Tensor::empty(shape, dtype, device)?;
+        let mut tensor = Tensor::empty(shape, dtype, Device::Cpu)?;
         tensor.host_bytes_mut()?.as_mut_slice().fill(0);
-        Ok(tensor)
+        tensor.to_device(device)
+    }
+
+    /// The same values on `device`: this tensor if it is there already, otherwise a copy that the tape does not follow.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `device` cannot be used or its memory does not suffice.
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        if device == self.device() {
+            return Ok(self.clone());
+        }
+        let storage = match (&*self.storage, device) {
+            (Storage::Cpu(buffer), Device::Cuda(index)) => Storage::Cuda(cuda::gpu(index)?.upload(buffer.as_slice())?),
+            (Storage::Cuda(buffer), Device::Cpu) => {
+                let mut host = HostBuffer::take(self.count() * self.dtype.size());
+                cuda::gpu(buffer.index())?.download(buffer, host.as_mut_slice())?;
+                Storage::Cpu(host)
+            }
+            (_, other) => {
+                return self.to_device(Device::Cpu)?.to_device(other);
+            }
+        };
+        Ok(Tensor { id: TensorId::next(), storage: Arc::new(storage), requires_grad: false, ..self.clone() })
+    }
+
+    /// The memory on a GPU, for the `cuda` parts of ops.
+    pub(crate) fn cuda(&self) -> Result<&CudaBuffer> {
+        match &*self.storage {
+            Storage::Cuda(buffer) => Ok(buffer),
+            Storage::Cpu(_) => Err(Error::Device(format!("tensor {}: is in host memory, not on a GPU", self.shape))),
+        }
     }
 
     /// Copies `data` (row-major, last axis fastest) to the host.
@@ -156,7 +187,16 @@ impl Tensor {
         self.check_dtype(T::DTYPE)?;
         match &*self.storage {
             Storage::Cpu(buffer) => Ok(bytemuck::cast_slice(buffer.as_slice())),
+            Storage::Cuda(_) => Err(self.not_on_host()),
         }
+    }
+
+    fn not_on_host(&self) -> Error {
+        Error::Device(format!(
+            "tensor {}: lives on {}; copy it with to_device(Device::Cpu) first",
+            self.shape,
+            self.device()
+        ))
     }
 
     /// The elements in host memory, writable; copies first when the memory is shared.
@@ -169,6 +209,9 @@ impl Tensor {
     }
 
     fn host_bytes_mut(&mut self) -> Result<&mut HostBuffer> {
+        if self.device() != Device::Cpu {
+            return Err(self.not_on_host());
+        }
         if Arc::get_mut(&mut self.storage).is_none() {
             let copy = match &*self.storage {
                 Storage::Cpu(shared) => {
@@ -176,12 +219,13 @@ impl Tensor {
                     buffer.as_mut_slice().copy_from_slice(shared.as_slice());
                     Storage::Cpu(buffer)
                 }
+                Storage::Cuda(_) => return Err(self.not_on_host()),
             };
             self.storage = Arc::new(copy);
         }
         match Arc::get_mut(&mut self.storage) {
             Some(Storage::Cpu(buffer)) => Ok(buffer),
-            None => Err(Error::Device("tensor: memory is shared after a copy; please report this".to_string())),
+            _ => Err(Error::Device("tensor: memory is shared after a copy; please report this".to_string())),
         }
     }
 
@@ -232,6 +276,10 @@ impl Tensor {
                 let part = &buffer.as_slice()[start * row..(start + len) * row];
                 out.host_bytes_mut()?.as_mut_slice().copy_from_slice(part);
             }
+            Storage::Cuda(buffer) => {
+                let target = out.cuda_mut()?;
+                cuda::gpu(buffer.index())?.copy(buffer, start * row, target, 0, len * row)?;
+            }
         }
         Ok(out)
     }
@@ -251,10 +299,20 @@ impl Tensor {
             )));
         }
         let mut out = Tensor::empty(shape, dtype, parts.first().map_or(Device::Cpu, Tensor::device))?;
+        if let Device::Cuda(index) = out.device() {
+            let (gpu, mut at) = (cuda::gpu(index)?, 0);
+            for part in parts {
+                part.check_dtype(dtype)?;
+                let bytes = part.count() * dtype.size();
+                gpu.copy(part.cuda()?, 0, out.cuda_mut()?, at, bytes)?;
+                at += bytes;
+            }
+            return Ok(out);
+        }
         let mut rest = out.host_bytes_mut()?.as_mut_slice();
         for part in parts {
             part.check_dtype(dtype)?;
-            let Storage::Cpu(buffer) = &*part.storage;
+            let Storage::Cpu(buffer) = &*part.storage else { return Err(part.not_on_host()) };
             let (head, tail) = rest.split_at_mut(buffer.as_slice().len());
             head.copy_from_slice(buffer.as_slice());
             rest = tail;
@@ -262,11 +320,22 @@ impl Tensor {
         Ok(out)
     }
 
+    /// The memory on a GPU, writable: only of a tensor that nothing else shares, as ops make them.
+    pub(crate) fn cuda_mut(&mut self) -> Result<&mut CudaBuffer> {
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Cuda(buffer)) => Ok(buffer),
+            _ => Err(Error::Device(format!("tensor {}: is shared or in host memory", self.shape))),
+        }
+    }
+
     /// Whether every element is finite.
     ///
     /// # Errors
     /// [`Error::Dtype`] never for f32 and f64; bf16 is checked by value too.
     pub fn is_finite(&self) -> Result<bool> {
+        if self.device() != Device::Cpu {
+            return self.to_device(Device::Cpu)?.is_finite();
+        }
         Ok(match self.dtype {
             Dtype::F32 => self.host::<f32>()?.iter().all(|v| v.is_finite()),
             Dtype::F64 => self.host::<f64>()?.iter().all(|v| v.is_finite()),

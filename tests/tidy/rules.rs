@@ -8,7 +8,7 @@ use crate::source::{Source, leading_word};
 /// Who may import whom (docs/design.md, section 2): a module imports the levels below its own.
 /// `process` stands beside the levels: see [`may_import`].
 const LEVELS: &[(u8, &[&str])] = &[
-    (0, &["error", "rng"]),
+    (0, &["error", "rng", "kernels"]), // `kernels`: names and sources, written by build.rs
     (1, &["device", "simd", "analytic"]),
     (2, &["tensor"]),
     (3, &["tape"]),

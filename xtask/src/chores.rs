@@ -1,12 +1,19 @@
 //! What each command does.
 
-use crate::Failure;
 use crate::step::{self, Step};
+use crate::{Failure, nvrtc};
 
-/// `cargo xtask test [ARGS]...`: all tests; without arguments also the ops and the network on the vector levels that this
+/// `cargo xtask test [ARGS]...`: all tests, with NVRTC fetched for those of the kernels; without arguments also the ops and the network on the vector levels that this
 /// processor would not choose by itself.
 pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
-    Step::cargo("test --workspace").with(extra).run()?;
+    let all = Step::cargo("test --workspace").with(extra);
+    match nvrtc::find(&step::root()) {
+        Ok(library) => all.env(nvrtc::VARIABLE, &library.to_string_lossy()).run()?,
+        Err(reason) => {
+            println!("\n==> no NVRTC, so no kernel is tested: {reason}");
+            all.run()?;
+        }
+    }
     if extra.is_empty() {
         for level in ["portable", "avx2"] {
             println!("\n==> TWEEDIE_SIMD={level}");

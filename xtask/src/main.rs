@@ -3,6 +3,7 @@
 //! A new command is one function and one row of [`COMMANDS`].
 
 mod chores;
+mod nvrtc;
 mod step;
 
 use std::fmt;

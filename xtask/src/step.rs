@@ -11,7 +11,7 @@ use crate::Failure;
 /// A cargo command run at the root of the workspace.
 pub(crate) struct Step {
     arguments: Vec<String>,
-    env: Vec<(&'static str, &'static str)>,
+    env: Vec<(&'static str, String)>,
 }
 
 impl Step {
@@ -27,8 +27,8 @@ impl Step {
     }
 
     /// Sets a variable for this step alone.
-    pub(crate) fn env(mut self, name: &'static str, value: &'static str) -> Step {
-        self.env.push((name, value));
+    pub(crate) fn env(mut self, name: &'static str, value: &str) -> Step {
+        self.env.push((name, value.to_string()));
         self
     }
 
@@ -38,7 +38,7 @@ impl Step {
         let started = Instant::now();
         let status = Command::new(cargo())
             .args(&self.arguments)
-            .envs(self.env.iter().copied())
+            .envs(self.env.iter().map(|(name, value)| (*name, value)))
             .current_dir(root())
             .status()
             .map_err(|source| Failure::Step(format!("`{self}` did not start: {source}")))?;
@@ -78,7 +78,7 @@ fn cargo() -> OsString {
 }
 
 /// The workspace: the parent of this package, which `cargo run` tells us, else the current folder.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     package.and_then(|path| path.parent().map(PathBuf::from)).unwrap_or_else(|| PathBuf::from("."))
 }

@@ -1,0 +1,123 @@
+//! Ops on the software GPU against the same ops on the CPU: real kernels, compiled by NVRTC, with every memory access checked.
+//!
+//! `cargo xtask test` fetches NVRTC where there is none; plain `cargo test` says that these could not run.
+#![cfg(target_os = "linux")]
+// A test that fails may panic, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
+
+#[path = "softgpu/tests/harness.rs"]
+mod harness;
+
+use tweedie::device::Device;
+use tweedie::ops::{self, Noise, ReverseStep, StepInputs};
+use tweedie::rng::{Address, Purpose};
+use tweedie::tensor::Tensor;
+
+const GPU: Device = Device::Cuda(0);
+
+/// Whether kernels can be compiled here; says so if not.
+fn can_compile() -> bool {
+    let can = tweedie::device::has_kernel_compiler();
+    if !can {
+        eprintln!("not run: no NVRTC; `cargo xtask test` fetches it, or name its library in TWEEDIE_NVRTC");
+        assert!(std::env::var_os("TWEEDIE_NVRTC").is_none(), "TWEEDIE_NVRTC does not name a library that loads");
+    }
+    can
+}
+
+fn normal(seed: u64, n: usize, row: usize) -> Tensor {
+    let mut values = vec![0.0_f32; n * row];
+    Address::new(seed, Purpose::Test).fill_normal(&mut values);
+    Tensor::from_slice(&values, [n, row]).unwrap()
+}
+
+fn host(x: &Tensor) -> Vec<f32> {
+    x.to_device(Device::Cpu).unwrap().to_vec().unwrap()
+}
+
+#[track_caller]
+fn assert_close(got: &Tensor, want: &Tensor, tolerance: f32, what: &str) {
+    for (i, (g, w)) in host(got).iter().zip(host(want)).enumerate() {
+        assert!((g - w).abs() <= tolerance * w.abs().max(1.0), "{what}: element {i}: {g:e}, the CPU has {w:e}");
+    }
+}
+
+/// Rows on each side of the kernels' branches: one value, less than a block of four, unaligned, aligned, more than a thread block.
+const ROWS: [usize; 6] = [1, 3, 64, 77, 512, 1030];
+
+#[test]
+fn perturb_makes_the_noise_of_the_cpu_to_the_bit() {
+    if !can_compile() {
+        return;
+    }
+    let _gpu = harness::gpu();
+    for row in ROWS {
+        let x0 = normal(1, 3, row);
+        let address = Address::new(0x1234_5678_9abc_def0, Purpose::TrainNoise).step(7).sub_index(5);
+        let (alpha, sigma, samples) = ([0.9, 0.3, 0.0], [0.1, 0.8, 1.0], [4, 0, 1_000_000]);
+        let want = ops::perturb(&x0, &alpha, &sigma, address, &samples).unwrap();
+        let got = ops::perturb(&x0.to_device(GPU).unwrap(), &alpha, &sigma, address, &samples).unwrap();
+        assert_eq!(got.eps.device(), GPU);
+        let bits = |x: &Tensor| host(x).iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+        assert_eq!(bits(&got.eps), bits(&want.eps), "row {row}");
+        // One product may be fused with the sum.
+        assert_close(&got.x_t, &want.x_t, 4.0 * f32::EPSILON, &format!("row {row}"));
+    }
+    harness::assert_clean();
+}
+
+#[test]
+fn reverse_steps_agree_with_the_cpu_in_every_branch() {
+    if !can_compile() {
+        return;
+    }
+    let _gpu = harness::gpu();
+    for row in ROWS {
+        let [x, out, x0, past, z] = [1, 2, 3, 4, 5].map(|seed| normal(seed, 2, row));
+        let there = [&x, &out, &x0, &past, &z].map(|t| t.to_device(GPU).unwrap());
+        let address = Address::new(9, Purpose::ReverseStep).step(3);
+        for clip in [None, Some(0.8)] {
+            for (with_x0, with_past) in [(false, false), (true, false), (false, true), (true, true)] {
+                for kind in 0..3 {
+                    let step = ReverseStep {
+                        from_x: 1.25,
+                        from_out: -0.75,
+                        clip,
+                        to_x: 0.3,
+                        to_x0: 0.5,
+                        to_out: 0.2,
+                        to_past: 0.7,
+                        noise: 0.4,
+                    };
+                    let run = |[x, out, x0, past, z]: [&Tensor; 5]| {
+                        let inputs = StepInputs { x0_hat: with_x0.then_some(x0), past: with_past.then_some(past) };
+                        let noise = match kind {
+                            0 => Noise::None,
+                            1 => Noise::Given(z),
+                            _ => Noise::Drawn { address, samples: &[6, 2] },
+                        };
+                        ops::reverse_step(x, out, inputs, &step, noise).unwrap()
+                    };
+                    let [a, b, c, d, e] = &there;
+                    // Five products and sums of numbers below 8, fused or not.
+                    let what = format!("row {row}, clip {clip:?}, x0 {with_x0}, past {with_past}, noise {kind}");
+                    assert_close(&run([a, b, c, d, e]), &run([&x, &out, &x0, &past, &z]), 16.0 * f32::EPSILON, &what);
+                }
+            }
+        }
+    }
+    harness::assert_clean();
+}
+
+#[test]
+fn tensors_go_to_the_gpu_and_back_in_parts() {
+    let _gpu = harness::gpu();
+    let x = normal(3, 5, 7);
+    let there = x.to_device(GPU).unwrap();
+    assert!(there.host::<f32>().unwrap_err().to_string().contains("lives on cuda:0"));
+    let parts = [there.rows(0, 2).unwrap(), there.rows(2, 3).unwrap()];
+    let joined = Tensor::stack_rows(&parts, x.shape()).unwrap();
+    assert_eq!(host(&joined), host(&x));
+    assert!(there.is_finite().unwrap());
+    harness::assert_clean();
+}

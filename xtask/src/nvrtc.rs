@@ -1,0 +1,34 @@
+//! NVRTC, which compiles the kernels for the tests: the machine's own, or a wheel from PyPI unpacked below `target/`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Its PTX is accepted by every driver since CUDA 12.9.
+const WHEEL: &str = "nvidia-cuda-nvrtc-cu12==12.9.86";
+
+/// The variable that names the library to the tests.
+pub(crate) const VARIABLE: &str = "TWEEDIE_NVRTC";
+
+/// The library: what [`VARIABLE`] names, or what was unpacked before, or a fresh wheel; the reason if there is none.
+pub(crate) fn find(root: &Path) -> Result<PathBuf, String> {
+    if let Some(named) = std::env::var_os(VARIABLE) {
+        return Ok(named.into());
+    }
+    let folder = root.join("target/nvrtc");
+    let library = folder.join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
+    if library.is_file() {
+        return Ok(library);
+    }
+    if !cfg!(target_os = "linux") {
+        return Err("kernels are tested on Linux alone".into());
+    }
+    println!("\n==> pip install {WHEEL} (90 MB, once, into target/nvrtc)");
+    for python in ["python3", "python"] {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
+        let done = Command::new(python).args(pip).arg(&folder).arg(WHEEL).status();
+        if done.is_ok_and(|status| status.success()) && library.is_file() {
+            return Ok(library);
+        }
+    }
+    Err(format!("pip did not install {WHEEL}; install it yourself and name its libnvrtc.so.12 in {VARIABLE}"))
+}
