@@ -307,6 +307,15 @@ impl TrainConfig {
                 &["default", "scale_shift"],
             ));
         }
+        for (key, given, readers) in [
+            ("zero_terminal_snr", self.zero_terminal_snr, &["ddpm", "vp"][..]),
+            ("betas", !self.betas.is_empty(), &["ddpm"]),
+        ] {
+            if given && !readers.contains(&self.process.as_str()) {
+                let (process, readers) = (&self.process, readers.join(" or "));
+                return bad(format!("{key}: has no meaning for process = \"{process}\"; use process = {readers}"));
+            }
+        }
         LrSchedule::from_name(&self.lr_schedule)?;
         self.scheduler()?.check_trainable()
     }
@@ -432,7 +441,21 @@ fn read_betas(path: &Path) -> Result<Vec<f64>> {
         let wrong = || Error::Usage(format!("betas = {}: entry {} is \"{word}\", not a number", path.display(), i + 1));
         word.parse().map_err(|_| wrong())
     };
-    text.split_whitespace().enumerate().map(number).collect()
+    let betas: Vec<f64> = text.split_whitespace().enumerate().map(number).collect::<Result<_>>()?;
+    if betas.is_empty() {
+        return Err(Error::Usage(format!(
+            "betas = {}: expected one beta for each time, the file has none",
+            path.display()
+        )));
+    }
+    if let Some(i) = betas.iter().position(|beta| !(*beta > 0.0 && *beta < 1.0)) {
+        let (path, beta) = (path.display(), betas[i]);
+        return Err(Error::Usage(format!(
+            "betas = {path}: entry {} is {beta}; every beta must lie between 0 and 1",
+            i + 1
+        )));
+    }
+    Ok(betas)
 }
 
 fn lay(table: &mut Table, layer: Table, source: &str) -> Result<()> {

@@ -157,6 +157,13 @@ fn settings_of_processes_that_cannot_be_are_named_with_what_is_allowed() {
         (&["process=vp", "beta_schedule=linear", "beta_start=0"], &["beta from 0 to 20"]),
         (&["process=vp", "time_convention=ddpm_index"], &["\"vp\" wants time or log_snr"]),
         (&["time_convention=time"], &["\"ddpm\" wants ddpm_index or log_snr"]),
+        (&["process=vp", "beta_schedule=linear", "beta_end=20"], &["ends in pure noise"]),
+        (&["process=ve", "sigma_max=1e300"], &["<= 1000000"]),
+        (
+            &["process=ve", "zero_terminal_snr=true"],
+            &["zero_terminal_snr", "no meaning for process = \"ve\"", "ddpm or vp"],
+        ),
+        (&["process=edm", "betas=x.txt"], &["betas: has no meaning"]),
         (&["prediction_type=edm", "sigma_data=0"], &["sigma_data = 0"]),
         (&["prediction_type=velocty"], &["\"velocty\" is unknown", "did you mean \"velocity\""]),
         (&["beta_schedule=sigmoidal"], &["did you mean \"sigmoid\""]),
@@ -166,12 +173,10 @@ fn settings_of_processes_that_cannot_be_are_named_with_what_is_allowed() {
         run(TRAIN, tiny_args(&folder.path().join("run"), &set)).refuses(2, parts);
     }
     let setting = format!("betas={}", text(&table));
-    for (content, part) in
-        [("0.1 1.5", "beta 1 is 1.5"), ("0.1 x", "entry 2 is \"x\""), ("", "num_train_timesteps = 0")]
-    {
+    for (content, part) in [("0.1 1.5", "entry 2 is 1.5"), ("0.1 x", "entry 2 is \"x\""), ("", "the file has none")] {
         std::fs::write(&table, content).unwrap();
         let outcome = run(TRAIN, tiny_args(&folder.path().join("run"), &["--set", &setting]));
-        assert!(outcome.code != Some(0) && outcome.stderr.contains(part), "{}", outcome.stderr);
+        outcome.refuses(2, &[part]);
     }
     std::fs::write(&table, "0.1 0.2 0.3\n0.4").unwrap();
     train_tiny(&folder.path().join("run"), &["--steps", "2", "--set", &setting]);
@@ -203,6 +208,8 @@ fn flags_of_samplers_and_grids_are_checked_with_what_is_allowed() {
         (&["--spacing", "kerras"], &["spacing \"kerras\" is unknown", "did you mean \"karras\""]),
         (&["--sampler", "ddim", "--raw-sigma", "1.5"], &["raw sigma 1.5", "expected 0 to"]),
         (&["--sampler", "ddim", "--raw-sigma", "-0.1"], &["raw sigma -0.1"]),
+        (&["--sampler", "ddim", "--raw-sigma", "0.1", "--steps", "1"], &["raw sigma 0.1", "expected 0 to 0"]),
+        (&["--sampler", "ddim", "--raw-sigma", "none"], &["--raw-sigma none", "a number, or a text file"]),
         (&["--sampler", "heun", "--eta", "1"], &["--eta", "use --sampler ddim or euler_ancestral"]),
         (&["--sampler", "ddim", "--variance", "large"], &["--variance", "use --sampler ddpm"]),
         (&["--variance", "huge"], &["--variance huge", "small (beta-tilde) or large (beta)"]),
@@ -226,20 +233,37 @@ fn encoded_images_come_back_when_sampled_from_their_latents() {
     let distance = |a: &[f32], b: &[f32]| {
         (a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
     };
-    // Unclipped: a clamped estimate cannot be undone.
     let model = tempfile::tempdir().unwrap();
-    train_tiny(model.path(), &["--steps", "60", "--lr", "3e-3", "--set", "clip_sample=false"]);
+    train_tiny(model.path(), &["--steps", "60", "--lr", "3e-3"]);
     let run_with = |flags: &[&str]| succeed(SAMPLE, [&["--model", text(model.path()), "--class", "3"], flags].concat());
     run_with(&["--sampler", "ddim", "--steps", "20", "--count", "4", "--out", text(&images)]);
     let mut errors = Vec::new();
     for steps in ["10", "80"] {
-        let flags = ["--sampler", "ddim", "--steps", steps];
+        let flags = ["--sampler", "ddim", "--recompute-eps", "--steps", steps];
         run_with(&[&flags[..], &["--encode", text(&images), "--out", text(&latents)]].concat());
         run_with(&[&flags[..], &["--init", text(&latents), "--count", "4", "--out", text(&again)]].concat());
         errors.push(distance(&read_f32s(&images, "x0"), &read_f32s(&again, "x0")));
     }
     // Of first order, but for the lift from clean data to the first level, which both have.
     assert!(errors[1] < 0.5 * errors[0], "{errors:?}");
+    let flags = ["--sampler", "heun", "--encode", text(&images), "--batch", "0"];
+    sample(model.path(), &again, &flags).refuses(2, &["--batch 0"]);
     let outcome = sample(model.path(), &again, &["--sampler", "ddpm", "--encode", text(&images)]);
     outcome.refuses(2, &["ddpm draws noise and has no inverse", "ddim (eta 0)"]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_verify_quietly() {
+    use std::io::Read;
+    let mut child = command(env!("CARGO_BIN_EXE_verify"), ["--list"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Closed before anything is read.
+    drop(child.stdout.take());
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+    assert_eq!(text, "");
 }

@@ -165,7 +165,8 @@ fn evaluations_are_as_many_as_documented() {
     let process: Arc<dyn Process> = Arc::new(Vp::new(BetaCurve::Linear { min: 0.1, max: 20.0 }, false).unwrap());
     let row = Row { name: "vp", process, spacings: vec![] };
     let steps = 7;
-    let grid = grid(&row, &GridKind::Uniform, steps);
+    // nsr falls fourfold a step: no step of edm's is Euler's.
+    let grid = grid(&row, &GridKind::LogSnr, steps);
     for kind in SamplerKind::ALL {
         let want = match kind {
             // The step to clean data takes one.
@@ -205,6 +206,52 @@ fn samplers_that_draw_noise_do_not_encode_and_the_others_return() {
                     "{what}: {text}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn the_corrector_is_a_langevin_step_of_the_documented_size() {
+    // On Gaussian data x' = x + e·score + √(2e)·z with e = 2(r·sigma)² is linear: x' = x·(1 − e/V) + √(2e)·z, V the variance at
+    // the level.
+    let (variance, snr) = (0.36, 0.3);
+    let oracle = Oracle::gaussian(&[0.0], &[variance]).unwrap();
+    let process: Arc<dyn Process> = Arc::new(Vp::new(BetaCurve::Linear { min: 0.1, max: 20.0 }, false).unwrap());
+    let (from, to) = (process.level(0.6), process.level(0.4));
+    let grid = Grid::through(&process, &[from, to]).unwrap();
+    let column = |values: &[f64]| Tensor::from_slice(values, [values.len(), 1]).unwrap();
+    let run_with = |steps: usize, noise: &[Tensor]| {
+        let mut run = Run::new(&oracle, StepNoise::Given(noise), &[0, 1]);
+        let corrector = tweedie::sampler::Corrector { steps, snr };
+        predictor_corrector(&mut run, column(&[1.0, 0.0]), &grid, &corrector).unwrap().to_vec::<f64>().unwrap()
+    };
+    let zero = column(&[0.0, 0.0]);
+    let predicted = run_with(0, std::slice::from_ref(&zero))[0];
+    // Row 0 begins at 1 and draws nothing, row 1 begins at 0 and draws 1 in the first corrector step.
+    let corrected = run_with(2, &[zero.clone(), column(&[0.0, 1.0]), zero]);
+    let e = 2.0 * (snr * to.sigma).powi(2);
+    let keep = 1.0 - e / (to.alpha.powi(2) * variance + to.sigma.powi(2));
+    assert!((corrected[0] - predicted * keep * keep).abs() < 1e-14, "{} {}", corrected[0], predicted);
+    assert!((corrected[1] - (2.0 * e).sqrt() * keep).abs() < 1e-14, "{}", corrected[1]);
+}
+
+#[test]
+fn steps_of_no_length_and_steps_over_most_of_the_noise_stay_bounded() {
+    // The same level twice, and a table whose first sigma/alpha is 20000 left in three steps.
+    let oracle = oracle();
+    let betas = BetaSchedule::Cosine.betas(1000, 1e-4, 0.02);
+    let process: Arc<dyn Process> = Arc::new(Discrete::from_betas(&betas, false).unwrap());
+    let level = |time: f64| process.level(time);
+    let repeated = [level(0.9), level(0.9), level(0.5), level(0.5), level(0.2), Level::CLEAN];
+    let coarse = [level(1.0), level(0.66), level(0.33), Level::CLEAN];
+    for levels in [&repeated[..], &coarse] {
+        let grid = Grid::through(&process, levels).unwrap();
+        for kind in [SamplerKind::Dpmpp2m, SamplerKind::Edm, SamplerKind::Heun, SamplerKind::Ddim, SamplerKind::Rk4] {
+            let mut run = Run::new(&oracle, StepNoise::Drawn(Address::new(1, Purpose::ReverseStep)), &[0, 1, 2]);
+            let x = oracle.sample(3, ROWS, levels[0]).unwrap();
+            let got = sample(kind, &mut run, x, &grid, &SamplerOptions::default()).unwrap().to_vec::<f64>().unwrap();
+            // Six deviations beyond the farther mean.
+            assert!(got.iter().all(|v| v.abs() < 1.2 + 6.0 * 0.5), "{kind:?}: {got:?}");
         }
     }
 }

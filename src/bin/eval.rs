@@ -104,7 +104,7 @@ fn measure(args: &Args, pipeline: &Pipeline) -> Result<()> {
         map.insert("model".into(), json!(args.model));
         map.insert("data".into(), json!(spec));
         map.insert("loss".into(), serde_json::to_value(&loss).map_err(|e| Error::Model(format!("report: {e}")))?);
-        println!("{}", Value::Object(map));
+        cli::print_line(&Value::Object(map).to_string());
     } else {
         println!(
             "loss  {:.5} ± {:.5}  (mean eps-loss, {} held-out images × {} levels, seed {})",

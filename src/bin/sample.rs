@@ -30,7 +30,7 @@ struct Args {
     /// ddpm, ddim, euler, heun, rk4, rk45, euler_maruyama, predictor_corrector, edm, dpmpp_2m or euler_ancestral
     #[arg(long, default_value = "ddpm")]
     sampler: String,
-    /// Steps [default: 50]; an evaluation of the network each, 2 for heun, edm and predictor_corrector, 4 for rk4
+    /// Steps [default: 50]; an evaluation of the network each, 2 for heun and edm, 4 for rk4, 1 + --corrector-steps for predictor_corrector
     #[arg(long)]
     steps: Option<usize>,
     /// Levels that are visited: leading, trailing, linspace (the times of ddpm), uniform, quadratic, karras, log_snr
@@ -42,9 +42,10 @@ struct Args {
     /// Share of fresh noise: 0 deterministic, 1 as DDPM [default: ddim 0, euler_ancestral 1]
     #[arg(long, allow_negative_numbers = true)]
     eta: Option<f64>,
-    /// ddim: standard deviation of the fresh noise of every step but the last, instead of --eta
-    #[arg(long, allow_negative_numbers = true, conflicts_with = "eta")]
-    raw_sigma: Option<f64>,
+    /// ddim: standard deviation of the fresh noise instead of --eta: a number for every step but the last, or a text file with one
+    /// for each step, the noisiest first
+    #[arg(long, value_name = "SIGMA|FILE", allow_negative_numbers = true, conflicts_with = "eta")]
+    raw_sigma: Option<String>,
     /// ddpm: variance of the reverse step, small (beta-tilde) or large (beta) [default: the model's]
     #[arg(long)]
     variance: Option<String>,
@@ -84,7 +85,8 @@ struct Args {
     /// safetensors file with the noise of each step, z_0000, z_0001, … [n,h,w,c]
     #[arg(long)]
     noise: Option<PathBuf>,
-    /// Run a deterministic sampler backwards from the images x0 [n,h,w,c] of this safetensors file; --out gets their x_T
+    /// Run a deterministic sampler backwards from the images x0 [n,h,w,c] of this safetensors file; --out gets their x_T, from
+    /// which --init comes back (with ddim, add --recompute-eps)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["init", "noise", "count"])]
     encode: Option<PathBuf>,
     /// What the network must have been told of the time: ddpm_index, time or log_snr; another model is refused
@@ -143,16 +145,13 @@ impl Args {
         Ok(())
     }
 
-    fn settings(&self, steps: usize) -> SamplerOptions {
+    fn settings(&self, steps: usize) -> Result<SamplerOptions> {
         let usual = SamplerOptions::default();
-        let noise = match (self.raw_sigma, self.eta) {
-            // No noise may be left in the step to clean data.
-            (Some(sigma), _) => {
-                DdimNoise::Sigma((0..steps).map(|step| if step + 1 < steps { sigma } else { 0.0 }).collect())
-            }
+        let noise = match (&self.raw_sigma, self.eta) {
+            (Some(text), _) => DdimNoise::Sigma(cli::raw_sigmas(text, steps)?),
             (None, eta) => DdimNoise::Eta(eta.unwrap_or(0.0)),
         };
-        SamplerOptions {
+        Ok(SamplerOptions {
             noise,
             recompute_eps: self.recompute_eps,
             noise_at_end: self.noise_at_end,
@@ -164,7 +163,7 @@ impl Args {
                 snr: self.corrector_snr.unwrap_or(usual.corrector.snr),
             },
             ..usual
-        }
+        })
     }
 }
 
@@ -199,7 +198,7 @@ fn run(args: &Args) -> Result<()> {
         steps,
         spacing,
         variance: args.variance.as_deref().map(cli::variance_flag).transpose()?,
-        settings: args.settings(steps),
+        settings: args.settings(steps)?,
         count: args.count,
         class,
         seed: args.seed,
@@ -243,7 +242,7 @@ fn run(args: &Args) -> Result<()> {
             "seed": args.seed,
             "out": args.out,
         });
-        println!("{}", serde_json::to_string(&text).map_err(|e| Error::Model(format!("summary: {e}")))?);
+        cli::print_line(&serde_json::to_string(&text).map_err(|e| Error::Model(format!("summary: {e}")))?);
     }
     Ok(())
 }

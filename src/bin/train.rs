@@ -181,7 +181,7 @@ fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
 fn print_json(args: &Args, s: &TrainSummary) -> Result<()> {
     if args.json {
         let text = serde_json::to_string(s).map_err(|e| Error::Model(format!("summary: {e}")))?;
-        println!("{text}");
+        cli::print_line(&text);
     }
     Ok(())
 }

@@ -48,9 +48,9 @@ fn run(args: &Args) -> Result<bool> {
         let identities = verify::select(&args.ids)?;
         if args.json {
             let list: Vec<_> = identities.iter().map(|i| serde_json::json!({"id": i.id, "claim": i.claim})).collect();
-            println!("{}", serde_json::Value::from(list));
+            cli::print_line(&serde_json::Value::from(list).to_string());
         } else {
-            identities.iter().for_each(|identity| println!("{:<46} {}", identity.id, identity.claim));
+            identities.iter().for_each(|identity| cli::print_line(&format!("{:<46} {}", identity.id, identity.claim)));
         }
         return Ok(true);
     }
@@ -58,17 +58,17 @@ fn run(args: &Args) -> Result<bool> {
     let outcomes = verify::run(&args.ids, &mut |outcome| {
         bar.inc(1);
         if !args.json {
-            bar.suspend(|| println!("{}", cli::identity_line(outcome)));
+            bar.suspend(|| cli::print_line(&cli::identity_line(outcome)));
         }
     })?;
     bar.finish_and_clear();
     let failed = outcomes.iter().filter(|outcome| !outcome.pass).count();
     if args.json {
         let text = serde_json::to_string_pretty(&outcomes).map_err(|e| Error::Model(format!("identities: {e}")))?;
-        println!("{text}");
+        cli::print_line(&text);
     } else {
         let seconds: f64 = outcomes.iter().map(|outcome| outcome.seconds).sum();
-        println!("{} identities, {failed} failed, {seconds:.1} s", outcomes.len());
+        cli::print_line(&format!("{} identities, {failed} failed, {seconds:.1} s", outcomes.len()));
     }
     Ok(failed == 0)
 }

@@ -77,7 +77,8 @@ pub fn progress_bar(length: u64) -> ProgressBar {
 pub fn identity_line(outcome: &Outcome) -> String {
     let verdict = if outcome.pass { "pass" } else { "FAIL" };
     let Outcome { id, claim, measured, relation, bound, .. } = outcome;
-    format!("{verdict}  {id:<46} {measured:>10.3e} {relation} {bound:<8.1e} {claim}")
+    let problem = outcome.error.as_ref().map(|e| format!(" ({e})")).unwrap_or_default();
+    format!("{verdict}  {id:<46} {measured:>10.3e} {relation} {bound:<9.3e} {claim}{problem}")
 }
 
 /// Reads `--class`: a number, or `none` for the null class; without it, classes take turns.
@@ -131,9 +132,37 @@ pub fn check_time_convention(asked: Option<&str>, pipeline: &Pipeline) -> Result
     }
     let (asked, has) = (asked.name(), has.name());
     Err(Error::Usage(format!(
-        "--time-convention {asked}: the model's network was trained with {has}, and cannot be told another time; train one with \
-         --set time_convention={asked}"
+        "--time-convention {asked}: the model's network was trained with {has}, and cannot be told another time"
     )))
+}
+
+/// Reads `--raw-sigma`: a number for every step but the one to clean data, or a file with one number for each step.
+///
+/// # Errors
+/// [`Error::Usage`] for a text that is neither a number nor a file, or a word of the file that is no number.
+pub fn raw_sigmas(text: &str, steps: usize) -> Result<Vec<f64>> {
+    if let Ok(sigma) = text.parse::<f64>() {
+        // No noise may be left in the step to clean data; where it is the only one, its own bound says so.
+        return Ok((0..steps).map(|step| if step + 1 < steps || steps == 1 { sigma } else { 0.0 }).collect());
+    }
+    let Ok(content) = std::fs::read_to_string(text) else {
+        return Err(Error::Usage(format!(
+            "--raw-sigma {text}: expected a number, or a text file with one for each step"
+        )));
+    };
+    let number = |(i, word): (usize, &str)| {
+        word.parse()
+            .map_err(|_| Error::Usage(format!("--raw-sigma {text}: entry {} is \"{word}\", not a number", i + 1)))
+    };
+    content.split_whitespace().enumerate().map(number).collect()
+}
+
+/// Prints a line on stdout; a reader that has seen enough (`| head`) ends the program quietly.
+pub fn print_line(text: &str) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(0);
+    }
 }
 
 /// Reads the times of a `--tau` file.

@@ -98,8 +98,15 @@ impl Oracle {
             )));
         }
         let total: f64 = weights.iter().sum();
-        if !(weights.iter().all(|w| *w > 0.0) && total.is_finite() && stds.iter().all(|s| *s >= 0.0 && s.is_finite())) {
-            return Err(Error::Usage("oracle: weights must be above 0 and deviations not below 0, all finite".into()));
+        let are_finite = means.iter().flatten().all(|m| m.is_finite());
+        if !(are_finite
+            && weights.iter().all(|w| *w > 0.0)
+            && total.is_finite()
+            && stds.iter().all(|s| *s >= 0.0 && s.is_finite()))
+        {
+            return Err(Error::Usage(
+                "oracle: weights must be above 0 and deviations not below 0, and all numbers finite".into(),
+            ));
         }
         let component = |k: usize| Component {
             weight: weights[k] / total,

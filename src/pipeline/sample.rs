@@ -150,6 +150,8 @@ pub fn encode_network(
     options: &SampleOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Samples> {
+    let [_, h, w, c] = x0.shape().nhwc().unwrap_or_default();
+    check_size(options, [h, w, c])?;
     let labels = class_labels(network, options)?;
     let process = network.scheduler.process()?;
     let grid = grid(network, &process, options)?;

@@ -3,11 +3,16 @@
 use super::Process;
 use crate::error::{Error, Result};
 
+const LARGEST_SIGMA: f64 = 1e6;
+
 fn check_sigmas(name: &str, min: f64, max: f64) -> Result<()> {
-    if min > 0.0 && max > min && max.is_finite() {
+    // Networks compute in f32, and squares of sigma must stay in it.
+    if min > 0.0 && max > min && max <= LARGEST_SIGMA {
         return Ok(());
     }
-    Err(Error::Usage(format!("process {name}: sigma from {min} to {max}: expected 0 < sigma_min < sigma_max")))
+    Err(Error::Usage(format!(
+        "process {name}: sigma from {min} to {max}: expected 0 < sigma_min < sigma_max <= {LARGEST_SIGMA}"
+    )))
 }
 
 /// Variance exploding with geometric sigmas (S3.eq64; Song et al. 2021, eq. 30): alpha = 1, sigma = min·(max/min)^t. The data at

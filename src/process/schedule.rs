@@ -91,9 +91,17 @@ impl Discrete {
                 sum
             })
             .collect();
-        if zero_terminal_snr && betas.len() > 1 {
+        if zero_terminal_snr && betas.len() == 1 {
+            return Err(Error::Usage("betas: zero terminal SNR wants at least two, got one".into()));
+        }
+        if zero_terminal_snr {
             let root = |log: f64| (0.5 * log).exp();
             let (first, last) = (root(log_alpha_bar[0]), root(log_alpha_bar[betas.len() - 1]));
+            if !(first - last > 0.0) {
+                return Err(Error::Usage(
+                    "betas: too small for zero terminal SNR, the first and the last level are one".into(),
+                ));
+            }
             for log in &mut log_alpha_bar {
                 *log = 2.0 * ((root(*log) - last) * first / (first - last)).ln();
             }

@@ -416,11 +416,12 @@ impl SchedulerConfig {
     /// [`Error::Usage`] with what to use; as [`SchedulerConfig::process`].
     pub fn check_trainable(&self) -> Result<()> {
         let process = self.process()?;
-        if process.log_alpha(1.0) == f64::NEG_INFINITY && !self.prediction.is_finite_at_pure_noise() {
-            let (got, name) = (self.prediction.name(), process.name());
+        // Below this, errors of eps in f32 (1e-7) are as large as x0.
+        if process.alpha(1.0) < 1e-7 && !self.prediction.is_finite_at_pure_noise() {
+            let (got, name, alpha) = (self.prediction.name(), process.name(), process.alpha(1.0));
             return Err(Error::Usage(format!(
-                "prediction_type = \"{got}\": the process \"{name}\" ends in pure noise, from which x0 cannot be computed; use \
-                 v_prediction, sample, velocity or edm"
+                "prediction_type = \"{got}\": the process \"{name}\" ends in pure noise (alpha = {alpha:.1e}), from which x0 cannot be \
+                 computed; use v_prediction, sample, velocity or edm, or smaller betas"
             )));
         }
         Ok(())

@@ -26,7 +26,7 @@ pub fn dpmpp_2m(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor>
             to.alpha * -(-length).exp_m1()
         };
         let (now, before) = match &last {
-            Some((_, last)) if last.is_finite() && length.is_finite() => {
+            Some((_, last)) if last.is_finite() && *last != 0.0 && length.is_finite() => {
                 (1.0 + 0.5 * length / last, -0.5 * length / last)
             }
             _ => (1.0, 0.0),

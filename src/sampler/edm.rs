@@ -33,8 +33,8 @@ impl Default for Churn {
 /// (nsr − nsr')/(2·nsr').
 const LARGEST_FALL: f64 = 10.0;
 
-/// Two NFE per step but one for the step to clean data, order 2. A step over which nsr falls by more than tenfold is Euler's (DDIM's), as is
-/// one from pure noise, where nsr is infinite.
+/// Two NFE per step, order 2; one NFE for the step to clean data, for one over which nsr falls by more than tenfold, and for one from pure noise,
+/// where nsr is infinite: these are Euler's (DDIM's).
 ///
 /// # Errors
 /// [`Error::Usage`] if a churn setting is negative; those of the denoiser and the callback.

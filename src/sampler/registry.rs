@@ -162,6 +162,9 @@ pub fn sample(
 
 /// Runs a deterministic sampler backwards: from x0 to the x_T that it would have come from, up to the method's error.
 ///
+/// ddim takes eps_hat from the bounded x0_hat, as the other solvers do: with a clipped x0_hat and the raw eps_hat its steps follow no ODE and
+/// have no inverse. Decode with `recompute_eps` too.
+///
 /// Where the grid ends at clean data, x0 is first lifted to the last noisy level with the noise that the denoiser sees in it there.
 ///
 /// # Errors
@@ -185,13 +188,9 @@ pub fn encode(
         let step = ReverseStep { to_x: first.alpha, ..Default::default() };
         let seen = ops::reverse_step(&x, &x, StepInputs::default(), &step, Noise::None)?;
         let estimate = run.denoise(&seen, first)?;
-        let terms = StepTerms { eps: first.sigma, ..Default::default() };
+        let terms = estimate.by_denoiser(StepTerms { eps: first.sigma, ..Default::default() }, first);
         x = estimate.step_from(terms, Some((first.alpha, &x)), Noise::None)?;
     }
-    let options = match &options.noise {
-        // Zeros for the steps of this grid.
-        DdimNoise::Sigma(_) => &SamplerOptions { noise: DdimNoise::Eta(0.0), ..options.clone() },
-        DdimNoise::Eta(_) => options,
-    };
-    sample(kind, run, x, &back, options)
+    let options = SamplerOptions { noise: DdimNoise::Eta(0.0), recompute_eps: true, ..options.clone() };
+    sample(kind, run, x, &back, &options)
 }

@@ -18,6 +18,7 @@ mod network;
 mod ode;
 mod one_dim;
 mod sde;
+mod table;
 mod ve;
 mod vp;
 mod vp_posterior;
@@ -88,6 +89,9 @@ pub struct Outcome {
     pub pass: bool,
     /// Seconds it took.
     pub seconds: f64,
+    /// Why it could not be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// All identities, by item.
@@ -131,7 +135,10 @@ impl Identity {
     /// Measures it. What cannot be measured fails.
     pub fn run(&self) -> Outcome {
         let begin = Instant::now();
-        let measured = (self.measure)().unwrap_or(f64::NAN);
+        let (measured, error) = match (self.measure)() {
+            Ok(measured) => (measured, None),
+            Err(e) => (f64::NAN, Some(e.to_string())),
+        };
         Outcome {
             id: self.id,
             claim: self.claim,
@@ -140,6 +147,7 @@ impl Identity {
             bound: self.bound.value(),
             pass: self.bound.holds(measured),
             seconds: begin.elapsed().as_secs_f64(),
+            error,
         }
     }
 }
@@ -149,20 +157,30 @@ fn item_number(id: &str) -> usize {
     id.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// The identities that the queries name, each once; all for no query.
+/// The identities that the queries name, each once; all for no query. An equation or item that no id names itself stands for the items
+/// whose row in docs/math.md names it.
 ///
 /// # Errors
 /// [`Error::Usage`] for a query that names none, with the nearest id.
 pub fn select(queries: &[String]) -> Result<Vec<Identity>> {
     let list = all();
+    let mut items = Vec::new();
     for query in queries {
-        if !list.iter().any(|identity| identity.matches(query)) {
-            let words = list.iter().flat_map(|identity| identity.id.split_whitespace());
+        if list.iter().any(|identity| identity.matches(query)) {
+            continue;
+        }
+        let found = table::items_of(query);
+        if found.is_empty() {
+            // Only equations are guessed at: the other words of ids say little alone.
+            let words = list.iter().flat_map(|identity| identity.id.split_whitespace()).filter(|w| w.contains(".eq"));
             let hint = nearest(query, words).map(|word| format!(" — did you mean \"{word}\"?")).unwrap_or_default();
             return Err(Error::Usage(format!("verify {query}: no identity has this id; --list shows all{hint}")));
         }
+        items.extend(found);
     }
-    let is_asked = |identity: &Identity| queries.is_empty() || queries.iter().any(|q| identity.matches(q));
+    let is_asked = |identity: &Identity| {
+        queries.is_empty() || queries.iter().any(|q| identity.matches(q)) || items.contains(&item_number(identity.id))
+    };
     Ok(list.into_iter().filter(is_asked).collect())
 }
 
@@ -201,6 +219,12 @@ mod tests {
             assert!(!identity.matches(query), "{query}");
         }
         assert!(select(&["item 9999".into()]).is_err());
+        // Named by a range, by the table's row, and by a second item of a row.
+        for (query, item) in [("S3.eq3", 5), ("S3.eq8", 10), ("s3.eq130", 14), ("S3.eq88", 38), ("item 44", 14)] {
+            let found = select(&[query.into()]).unwrap();
+            assert!(found.iter().any(|identity| item_number(identity.id) == item), "{query}");
+        }
+        assert!(select(&["S3.eq999".into()]).is_err());
     }
 
     #[test]
