@@ -1,7 +1,6 @@
 //! DDPM's ancestral sampler (Ho et al. 2020, algorithm 2; S0, S1, S3; items 19, 20, 22).
 
 use super::{Grid, Run};
-use crate::denoiser::StepTerms;
 use crate::error::Result;
 use crate::process::Variance;
 use crate::tensor::Tensor;
@@ -27,14 +26,7 @@ pub fn ddpm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, variance: Variance, n
             Variance::FixedSmall => to.sigma * fresh.sqrt(),
             Variance::FixedLarge => from.sigma * fresh.sqrt(),
         };
-        // Posterior mean: (alpha_t/alpha_s)·(sigma_s/sigma_t)²·x_t + alpha_s·(beta/sigma_t²)·x0.
-        let terms = StepTerms {
-            x: (from.log_alpha - to.log_alpha).exp() * (to.sigma / from.sigma).powi(2),
-            x0: to.alpha * fresh,
-            eps: 0.0,
-            noise,
-        };
-        x = run.advance(&estimate, terms, None)?;
+        x = run.advance(&estimate, at.posterior(noise), None)?;
         run.finish_step((step, steps), at, &x, &estimate)?;
     }
     Ok(x)

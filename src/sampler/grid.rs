@@ -1,6 +1,7 @@
 //! Which levels a run visits: diffusers' three spacings, and those of the literature (item 52).
 
 use super::tau::{check_tau, quadratic_tau};
+use crate::denoiser::StepTerms;
 use crate::error::{Error, Result, unknown_name};
 use crate::process::{Discrete, Level, Process, SchedulerConfig, Spacing};
 use std::sync::Arc;
@@ -19,6 +20,18 @@ impl GridStep {
     /// half_log_snr, so that close levels keep their digits.
     pub fn fresh(&self) -> f64 {
         (-(2.0 * (self.from.half_log_snr() - self.to.half_log_snr())).exp_m1()).max(0.0)
+    }
+
+    /// A draw from q(x_to | x_from, x0_hat) with this deviation of the noise: the posterior mean (alpha_from/alpha_to)·(sigma_to/sigma_from)²·x +
+    /// alpha_to·fresh·x0_hat.
+    pub(super) fn posterior(&self, noise: f64) -> StepTerms {
+        let (from, to) = (self.from, self.to);
+        StepTerms {
+            x: (from.log_alpha - to.log_alpha).exp() * (to.sigma / from.sigma).powi(2),
+            x0: to.alpha * self.fresh(),
+            eps: 0.0,
+            noise,
+        }
     }
 }
 

@@ -34,16 +34,9 @@ pub fn predictor_corrector(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, correc
     }
     let steps = grid.steps().len();
     for (step, &at) in grid.steps().iter().enumerate() {
-        let (from, to) = (at.from, at.to);
-        let mut estimate = run.denoise(&x, from)?;
-        let fresh = at.fresh();
-        let terms = StepTerms {
-            x: (from.log_alpha - to.log_alpha).exp() * (to.sigma / from.sigma).powi(2),
-            x0: to.alpha * fresh,
-            eps: 0.0,
-            noise: to.sigma * fresh.sqrt(),
-        };
-        x = run.advance(&estimate, terms, None)?;
+        let to = at.to;
+        let mut estimate = run.denoise(&x, at.from)?;
+        x = run.advance(&estimate, at.posterior(to.sigma * at.fresh().sqrt()), None)?;
         for _ in 0..if to.is_clean() { 0 } else { corrector.steps } {
             estimate = run.denoise(&x, to)?;
             // x + e·score + √(2e)·z with e = 2·(r·sigma)², score = −eps_hat/sigma.
