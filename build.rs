@@ -1,10 +1,9 @@
-//! Turns `kernels/*.cu` into constants, written to `OUT_DIR/kernels.rs`:
+//! Turns `kernels/*.cu` into constants of the types in `src/kernels.rs`, written to `OUT_DIR/kernels.rs`:
 //!
 //! ```text
-//! pub const COMMON: &str = /* the text of common.cuh */;
-//! pub mod conv2d {
-//!     pub const SOURCE: &str = /* the text of conv2d.cu */;
-//!     pub const BACKWARD_WEIGHT: &str = "conv2d_backward_weight";
+//! pub(crate) mod conv2d {
+//!     pub(crate) static MODULE: Module = Module { stem: "conv2d", source: /* conv2d.cu, includes put in */ };
+//!     pub(crate) const BACKWARD_WEIGHT: Kernel = Kernel { module: &MODULE, name: "conv2d_backward_weight" };
 //! }
 //! ```
 //!
@@ -35,39 +34,69 @@ fn main() -> ExitCode {
 fn generate() -> Result<(), String> {
     let root =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set; run cargo build")?);
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; run cargo build")?).join("kernels.rs");
-    let text = kernel_module(&root)?;
-    fs::write(&out, text).map_err(|source| format!("cannot write {}: {source}", out.display()))
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; run cargo build")?);
+    let text = kernel_module(&root, &out)?;
+    write(&out.join("kernels.rs"), &text)
 }
 
-/// The text of `kernels.rs` for the kernels below `root/kernels`.
-pub(crate) fn kernel_module(root: &Path) -> Result<String, String> {
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|source| format!("cannot write {}: {source}", path.display()))
+}
+
+/// The text of `kernels.rs` for the kernels below `root/kernels`; their sources, includes put in, are written to `out`.
+pub(crate) fn kernel_module(root: &Path, out: &Path) -> Result<String, String> {
+    let folder = root.join("kernels");
     let mut text = String::from("// Written by build.rs from kernels/.\n");
-    let common = if root.join("kernels/common.cuh").is_file() { include("common.cuh") } else { "\"\"".into() };
-    let _ = write!(text, "\n/// The helpers every kernel includes.\n#[allow(dead_code, unreachable_pub)]\n");
-    let _ = writeln!(text, "pub const COMMON: &str = {common};");
-    for stem in kernel_stems(&root.join("kernels"))? {
-        let file = format!("kernels/{stem}.cu");
-        let source = fs::read_to_string(root.join(&file)).map_err(|source| format!("cannot read {file}: {source}"))?;
-        let _ =
-            write!(text, "\n/// The kernels of `{file}`.\n#[allow(dead_code, unreachable_pub)]\npub mod {stem} {{\n");
-        let _ = writeln!(
-            text,
-            "    /// The text of the file.\n    pub const SOURCE: &str = {};",
-            include(&format!("{stem}.cu"))
-        );
-        for phase in phases(&stem, &source)? {
-            let _ = writeln!(text, "    /// The kernel `{stem}_{phase}`.");
-            let _ = writeln!(text, "    pub const {}: &str = \"{stem}_{phase}\";", phase.to_uppercase());
+    for stem in kernel_stems(&folder)? {
+        let file = format!("{stem}.cu");
+        let source = read(&folder, &file)?;
+        let names = phases(&stem, &source)?;
+        write(&out.join(&file), &with_includes(&folder, &file, &source)?)?;
+        let _ = write!(text, "\n/// The kernels of `kernels/{file}`.\n#[allow(dead_code)]\npub(crate) mod {stem} {{\n");
+        let _ = writeln!(text, "    use super::{{Kernel, Module}};");
+        let _ = writeln!(text, "    /// The file.\n    pub(crate) static MODULE: Module = Module {{");
+        let _ = writeln!(text, "        stem: \"{stem}\",");
+        let _ = writeln!(text, "        source: include_str!(concat!(env!(\"OUT_DIR\"), \"/{file}\")),\n    }};");
+        for phase in names {
+            let (constant, name) = (phase.to_uppercase(), format!("{stem}_{phase}"));
+            let _ = writeln!(text, "    /// The kernel `{name}`.");
+            let _ = writeln!(
+                text,
+                "    pub(crate) const {constant}: Kernel = Kernel {{ module: &MODULE, name: \"{name}\" }};"
+            );
         }
         text.push_str("}\n");
     }
     Ok(text)
 }
 
-/// The expression that embeds a file of `kernels/`; relative to the package, so that no machine's path is compiled in.
-fn include(name: &str) -> String {
-    format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/kernels/{name}\"))")
+fn read(folder: &Path, file: &str) -> Result<String, String> {
+    fs::read_to_string(folder.join(file)).map_err(|source| format!("cannot read kernels/{file}: {source}"))
+}
+
+/// The text of a kernel file with each `#include "x.cuh"` replaced by that file, once: the run-time compiler comes without a file system.
+/// `#line` keeps the files and lines that messages name.
+pub(crate) fn with_includes(folder: &Path, file: &str, source: &str) -> Result<String, String> {
+    let mut seen = BTreeSet::new();
+    expand(folder, file, source, &mut seen)
+}
+
+fn expand(folder: &Path, file: &str, source: &str, seen: &mut BTreeSet<String>) -> Result<String, String> {
+    let mut text = format!("#line 1 \"kernels/{file}\"\n");
+    for (line, number) in source.lines().zip(1..) {
+        let name = line.trim().strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+        match name {
+            None => text.push_str(line),
+            Some(name) if seen.insert(name.to_string()) => {
+                let inner = read(folder, name).map_err(|reason| format!("kernels/{file}({number}): {reason}"))?;
+                text.push_str(&expand(folder, name, &inner, seen)?);
+                let _ = write!(text, "#line {} \"kernels/{file}\"", number + 1);
+            }
+            Some(_) => {}
+        }
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// The stems of `folder/*.cu` in alphabetical order; a missing folder has none.
@@ -114,10 +143,10 @@ pub(crate) fn phases(op: &str, source: &str) -> Result<BTreeSet<String>, String>
         let name = kernel_name(&code[at + "__global__".len()..])
             .ok_or_else(|| wrong("expected void, a name and ( after __global__".into()))?;
         let phase = name.strip_prefix(op).and_then(|rest| rest.strip_prefix('_')).unwrap_or_default();
-        // The phase becomes a constant beside SOURCE, so `3x3` and `source` alone do not do.
-        if !is_name(phase) || phase == "source" {
+        // The phase becomes a constant beside MODULE, so `3x3` and `module` alone do not do.
+        if !is_name(phase) || phase == "module" {
             return Err(wrong(format!(
-                "kernel \"{name}\" is not named {op}_<phase>, phase in lower case, not \"source\""
+                "kernel \"{name}\" is not named {op}_<phase>, phase in lower case, not \"module\""
             )));
         }
         phases.insert(phase.to_string());

@@ -8,19 +8,20 @@
 #include "common.cuh"
 
 extern "C" __global__ void perturb_forward(const float* __restrict__ x0, const float* __restrict__ alpha, const float* __restrict__ sigma,
-                                           const u32* __restrict__ samples, float* __restrict__ x_t, float* __restrict__ eps, u32 row,
+                                           const u32* __restrict__ samples, float* __restrict__ x_t, float* __restrict__ eps, u32 n, u32 row,
                                            u32 seed_low, u32 seed_high, u32 step, u32 last) {
     const u32 block = blockIdx.x * blockDim.x + threadIdx.x;
-    const u32 image = blockIdx.y;
     if (block * 4ull >= row) return;  // guard
     const Address at = {seed_low, seed_high, step, last};
-    const size_t base = (size_t)image * row + (size_t)block * 4;
     const int count = min(4u, row - block * 4);
     const bool aligned = (row & 3u) == 0;
-    const float4 z = normals(at, samples[image], block);
-    const float4 x = load4(x0 + base, count, aligned);
-    const float a = alpha[image], s = sigma[image];
-    const float4 y = make_float4(a * x.x + s * z.x, a * x.y + s * z.y, a * x.z + s * z.z, a * x.w + s * z.w);
-    store4(eps + base, z, count, aligned);
-    store4(x_t + base, y, count, aligned);
+    for (u32 image = blockIdx.y; image < n; image += gridDim.y) {
+        const size_t base = (size_t)image * row + (size_t)block * 4;
+        const float4 z = normals(at, samples[image], block);
+        const float4 x = load4(x0 + base, count, aligned);
+        const float a = alpha[image], s = sigma[image];
+        const float4 y = make_float4(a * x.x + s * z.x, a * x.y + s * z.y, a * x.z + s * z.z, a * x.w + s * z.w);
+        store4(eps + base, z, count, aligned);
+        store4(x_t + base, y, count, aligned);
+    }
 }

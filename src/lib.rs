@@ -25,6 +25,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod io;
+pub(crate) mod kernels;
 pub mod loss;
 pub mod nn;
 pub mod ops;
@@ -42,11 +43,6 @@ pub mod train;
 pub mod verify;
 
 pub use error::{Error, Result};
-
-/// The kernels' sources and names, written by build.rs.
-pub(crate) mod kernels {
-    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-}
 
 /// The README's code is compiled too.
 #[cfg(doctest)]

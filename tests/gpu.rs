@@ -25,6 +25,32 @@ fn can_compile() -> bool {
     can
 }
 
+/// Runs the case table of a room on the GPU, forward and backward, against its f64 oracle.
+fn hold(room: &str) {
+    if !can_compile() {
+        return;
+    }
+    let _gpu = harness::gpu();
+    let tables = ops::case_tables();
+    let (_, cases) = tables.iter().find(|(stem, _)| *stem == room).unwrap_or_else(|| panic!("no table for {room}"));
+    let failures: Vec<String> = cases.iter().filter_map(|case| case.check(GPU).err()).collect();
+    assert!(failures.is_empty(), "{} of {} rows fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    harness::assert_clean();
+}
+
+/// A test for each room, so that a failure names it and one can be run alone.
+macro_rules! rooms {
+    ($($room:ident),* $(,)?) => {
+        mod agrees_with_its_oracle_on_the_gpu {
+            $(#[test]
+            fn $room() {
+                super::hold(stringify!($room));
+            })*
+        }
+    };
+}
+rooms!();
+
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {
     let mut values = vec![0.0_f32; n * row];
     Address::new(seed, Purpose::Test).fill_normal(&mut values);

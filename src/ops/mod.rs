@@ -90,20 +90,20 @@ fn narrow(values: &[f64], shape: impl Into<crate::tensor::Shape>) -> Result<Tens
     Ok(tensor)
 }
 
-/// The fixed case tables of all rooms.
+/// The fixed case tables of the rooms, by stem.
 #[doc(hidden)]
-pub fn case_tables() -> Vec<Vec<crate::testing::Case>> {
+pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
     vec![
-        linear::cases::table(),
-        conv2d::cases::table(),
-        group_norm::cases::table(),
-        attention::cases::table(),
-        pointwise::cases::table(),
-        concat::cases::table(),
-        resample::cases::table(),
-        embed::cases::table(),
-        dropout::cases::table(),
-        weighted_mse::cases::table(),
+        ("linear", linear::cases::table()),
+        ("conv2d", conv2d::cases::table()),
+        ("group_norm", group_norm::cases::table()),
+        ("attention", attention::cases::table()),
+        ("pointwise", pointwise::cases::table()),
+        ("concat", concat::cases::table()),
+        ("resample", resample::cases::table()),
+        ("embed", embed::cases::table()),
+        ("dropout", dropout::cases::table()),
+        ("weighted_mse", weighted_mse::cases::table()),
     ]
 }
 

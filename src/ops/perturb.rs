@@ -114,7 +114,7 @@ mod cpu {
 mod cuda {
     use super::Perturbed;
     use crate::device::Device;
-    use crate::device::cuda::{Arg, Geometry, Source, gpu};
+    use crate::device::cuda::{Geometry, args, gpu, size};
     use crate::error::Result;
     use crate::kernels::perturb as kernel;
     use crate::rng::Address;
@@ -139,25 +139,26 @@ mod cuda {
         let alpha = gpu.upload(bytemuck::cast_slice(&narrow(alpha)))?;
         let sigma = gpu.upload(bytemuck::cast_slice(&narrow(sigma)))?;
         let indices = gpu.upload(bytemuck::cast_slice(samples))?;
-        let blocks = [(row.div_ceil(4) as u32).div_ceil(THREADS), n as u32, 1];
         let [seed_low, seed_high, step, last] = address.words();
-        let args = [
-            Arg::Buffer(Some(x0.cuda()?)),
-            Arg::Buffer(Some(&alpha)),
-            Arg::Buffer(Some(&sigma)),
-            Arg::Buffer(Some(&indices)),
-            Arg::Buffer(Some(x_t.cuda_mut()?)),
-            Arg::Buffer(Some(eps.cuda_mut()?)),
-            Arg::U32(row as u32),
-            Arg::U32(seed_low),
-            Arg::U32(seed_high),
-            Arg::U32(step),
-            Arg::U32(last),
+        let (x, noise) = (x_t.cuda_mut()?, eps.cuda_mut()?);
+        let args = args![
+            x0.cuda()?,
+            &alpha,
+            &sigma,
+            &indices,
+            x,
+            noise,
+            size(n)?,
+            size(row)?,
+            seed_low,
+            seed_high,
+            step,
+            last
         ];
-        let source = Source { stem: "perturb", text: kernel::SOURCE };
+        let geometry = Geometry::per_image(n, row.div_ceil(4), THREADS)?;
         // SAFETY: x0, x_t and eps hold n·row f32, the lists n each (checked in `perturb`); a thread touches elements below row of its
-        // image alone; order and types are those of `perturb_forward`.
-        unsafe { gpu.launch(source, kernel::FORWARD, Geometry { blocks, threads: THREADS }, &args) }?;
+        // images alone; order and types are those of `perturb_forward`.
+        unsafe { gpu.launch(kernel::FORWARD, geometry, &args) }?;
         Ok(Perturbed { x_t, eps })
     }
 }

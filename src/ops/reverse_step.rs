@@ -280,7 +280,7 @@ mod cpu {
 mod cuda {
     use super::{Noise, ReverseStep, StepInputs};
     use crate::device::Device;
-    use crate::device::cuda::{Arg, Geometry, Source, gpu};
+    use crate::device::cuda::{Arg, Geometry, gpu, size};
     use crate::error::Result;
     use crate::kernels::reverse_step as kernel;
     use crate::rng::{Address, Purpose};
@@ -321,16 +321,15 @@ mod cuda {
         ];
         let buffers = [Some(x_t.cuda()?), Some(net_out.cuda()?), cuda_of(inputs.x0_hat)?, cuda_of(inputs.past)?, given];
         let mut args: Vec<Arg<'_>> = buffers.into_iter().map(Arg::Buffer).collect();
-        args.push(Arg::Buffer(samples.as_ref()));
-        args.push(Arg::Buffer(Some(next.cuda_mut()?)));
-        args.push(Arg::U32(row as u32));
+        args.push(samples.as_ref().into());
+        args.push(next.cuda_mut()?.into());
+        args.extend([size(n)?, size(row)?].map(Arg::U32));
         args.extend(scalars.map(|v| Arg::F32(v as f32)));
         args.extend([seed_low, seed_high, counter, last].map(Arg::U32));
-        let blocks = [(row.div_ceil(4) as u32).div_ceil(THREADS), n as u32, 1];
-        let source = Source { stem: "reverse_step", text: kernel::SOURCE };
+        let geometry = Geometry::per_image(n, row.div_ceil(4), THREADS)?;
         // SAFETY: every tensor has the shape of x_t and samples has n entries (checked in `reverse_step`); a thread touches elements
-        // below row of its image alone; order and types are those of `reverse_step_forward`.
-        unsafe { gpu.launch(source, kernel::FORWARD, Geometry { blocks, threads: THREADS }, &args) }?;
+        // below row of its images alone; order and types are those of `reverse_step_forward`.
+        unsafe { gpu.launch(kernel::FORWARD, geometry, &args) }?;
         Ok(next)
     }
 

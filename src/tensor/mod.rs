@@ -85,9 +85,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::Device`] if `device` cannot be used.
     pub fn zeros(shape: impl Into<Shape>, dtype: Dtype, device: Device) -> Result<Tensor> {
+        let shape = shape.into();
+        if let Device::Cuda(index) = device {
+            let storage = Arc::new(Storage::Cuda(cuda::gpu(index)?.zeros(shape.count() * dtype.size())?));
+            return Ok(Tensor { id: TensorId::next(), shape, dtype, requires_grad: false, storage });
+        }
         let mut tensor = Tensor::empty(shape, dtype, Device::Cpu)?;
         tensor.host_bytes_mut()?.as_mut_slice().fill(0);
-        tensor.to_device(device)
+        Ok(tensor)
     }
 
     /// The same values on `device`: this tensor if it is there already, otherwise a copy that the tape does not follow.

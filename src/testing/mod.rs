@@ -72,12 +72,11 @@ impl Case {
     pub fn check(&self, device: Device) -> std::result::Result<(), String> {
         let name = format!("{} [{}] on {device}", self.op, self.label);
         let fail = |e: crate::Error| format!("{name}: {e}");
-        assert_eq!(device, Device::Cpu, "inputs are made on the host");
         let inputs: Vec<Tensor> = self
             .inputs
             .iter()
             .zip(&self.differentiable)
-            .map(|(a, d)| Tensor::from_slice(&a.to_f32(), a.shape).map(|t| t.with_grad(*d)))
+            .map(|(a, d)| Ok(Tensor::from_slice(&a.to_f32(), a.shape)?.to_device(device)?.with_grad(*d)))
             .collect::<Result<_>>()
             .map_err(fail)?;
         let want = (self.oracle)(&self.inputs);
@@ -89,15 +88,19 @@ impl Case {
             if y.shape() != want.shape {
                 return Err(format!("{name}: shape {} instead of {}", y.shape(), want.shape));
             }
-            compare(&name, y.host::<f32>().map_err(fail)?, &want.data, tolerance(self.terms))?;
+            if y.device() != device {
+                return Err(format!("{name}: the result is on {}", y.device()));
+            }
+            compare(&name, &values(&y).map_err(fail)?, &want.data, tolerance(self.terms))?;
             if self.differentiable.iter().any(|d| *d) {
                 let cotangent = Tensor::from_slice(&dy.to_f32(), want.shape).map_err(fail)?;
+                let cotangent = cotangent.to_device(device).map_err(fail)?;
                 tape.backward(&y, cotangent, &mut grads).map_err(fail)?;
             }
         }
         for (i, input) in inputs.iter().enumerate().filter(|(i, _)| self.differentiable[*i]) {
             let grad = grads.get(input).ok_or_else(|| format!("{name}: no gradient for input {i}"))?;
-            self.check_gradient(&name, i, grad.host::<f32>().map_err(fail)?, &dy)?;
+            self.check_gradient(&name, i, &values(grad).map_err(fail)?, &dy)?;
         }
         Ok(())
     }
@@ -132,6 +135,11 @@ impl Case {
             tolerance(self.grad_terms),
         )
     }
+}
+
+/// The elements, wherever they are.
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.to_device(Device::Cpu)?.to_vec()
 }
 
 /// k terms summed in f32: 4·sqrt(k)·eps of the largest value, with a floor of 16 roundings for the elementary

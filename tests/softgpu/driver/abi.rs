@@ -146,6 +146,10 @@ exports! {
     }
     cuMemAlloc_v2(address: *mut u64, bytes: usize) { allocate(address, bytes) }
     cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: Pointer) { allocate(address, bytes) }
+    // The pool that cuMemAllocAsync takes from: its settings change nothing here.
+    cuDeviceGetDefaultMemPool(pool: *mut Pointer, _device: c_int) { put(pool, 16 as Pointer) }
+    cuMemPoolSetAttribute(_pool: Pointer, _attribute: c_int, _value: Pointer) { SUCCESS }
+    cuMemPoolTrimTo(_pool: Pointer, _keep: usize) { SUCCESS }
     cuMemFree_v2(address: u64) {
         let mut gpu = gpu();
         gpu.synchronise_all();
