@@ -54,7 +54,7 @@ fn train(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Resul
     let [h, w, c] = data.shape();
     let flops = UNetFlops::of(&UNet::new(&config.unet(data)?)?, [h, w]);
     let work = Work::Flops(batch as f64 * flops.training());
-    let mut trainer = Trainer::new(&config, data)?;
+    let mut trainer = Trainer::new(&config, data, tweedie::device::Device::Cpu)?;
     reset_pool_peak();
     let name = format!("{preset} training step {batch}x{h}x{w}x{c} {:.2} M", trainer.parameter_count() as f64 / 1e6);
     let measured = bench.measure(&name, work, || {

@@ -79,7 +79,7 @@ fn training_steps_after_five_make_no_allocation_of_a_page_or_more() {
     for batch in [16, 64] {
         for dropout in [0.0, 0.1] {
             let config = TrainConfig { batch, dropout, ..TrainConfig::preset("digits").unwrap() };
-            let mut trainer = Trainer::new(&config, &dataset).unwrap();
+            let mut trainer = Trainer::new(&config, &dataset, tweedie::device::Device::Cpu).unwrap();
             for _ in 0..5 {
                 trainer.train_step().unwrap();
             }

@@ -3,78 +3,26 @@
 // A fixture that cannot be read fails the test that reads it.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use tweedie::denoiser::{Denoiser, Estimate, NetworkDenoiser, Threshold, eps_coefficients, x0_coefficients};
-use tweedie::io::{TensorFile, weights};
-use tweedie::nn::{ClassInput, Layout, Mode, UNet, UNetConfig};
+#[path = "common/parity.rs"]
+mod parity;
+
+use parity::{fixtures, json};
+use tweedie::denoiser::{Denoiser, Estimate, Threshold, eps_coefficients, x0_coefficients};
+use tweedie::device::Device;
+use tweedie::io::TensorFile;
 use tweedie::pipeline::{Class, Pipeline, SampleOptions};
 use tweedie::process::{Level, Prediction, SchedulerConfig};
 use tweedie::sampler::{DdimNoise, Grid, Run, StepNoise, ddim, ddpm};
-use tweedie::tape::{Grads, Tape};
 use tweedie::tensor::Tensor;
-use tweedie::testing::relative_error;
-
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
-fn json(path: PathBuf) -> serde_json::Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// Values in PyTorch's order of axes, in ours.
-fn to_ours(values: Vec<f32>, shape: &[usize], layout: Layout) -> Vec<f32> {
-    if layout == Layout::Plain {
-        return values;
-    }
-    let (i, taps) = (shape[1], shape[2] * shape[3]);
-    let mut out = values.clone();
-    for (k, v) in values.iter().enumerate() {
-        let (o, c, tap) = (k / (i * taps), k / taps % i, k % taps);
-        out[(o * taps + tap) * i + c] = *v;
-    }
-    out
-}
 
 #[test]
 fn unets_match_diffusers_forward_and_in_every_gradient() {
-    for name in ["unet_a", "unet_b", "unet_c"] {
-        let folder = fixtures().join(name);
-        let unet = UNet::new(&UNetConfig::from_json(&json(folder.join("config.json"))).unwrap()).unwrap();
-        let file = TensorFile::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
-        let params = weights::read_params(&file, unet.specs(), "", true).unwrap();
-        let parity = TensorFile::open(folder.join("parity.safetensors")).unwrap();
-        let x = parity.tensor("x").unwrap().with_grad(true);
-        let t = parity.f32s("t").unwrap();
-        let labels: Option<Vec<u32>> = parity.i64s("class_labels").ok().map(|l| l.iter().map(|v| *v as u32).collect());
-        let numbers = parity.f32s("class_labels").ok();
-        let class = labels.as_deref().map(ClassInput::Labels).or(numbers.as_deref().map(ClassInput::Numbers));
+    parity::assert_unets_match(Device::Cpu);
+}
 
-        let (y, tape) = Tape::record(|| unet.forward(&params, &x, &t, class, Mode::Inference)).unwrap();
-        let forward = relative_error(y.host().unwrap(), &parity.f32s("net_out").unwrap());
-        assert!(forward <= 1e-5, "{name}: forward error {forward:.2e}");
-
-        let mut grads = Grads::new();
-        tape.backward(&y, parity.tensor("dy").unwrap(), &mut grads).unwrap();
-        let dx = relative_error(grads.get(&x).unwrap().host().unwrap(), &parity.f32s("dx").unwrap());
-        assert!(dx <= 1e-4, "{name}: dx error {dx:.2e}");
-        // The gradient of a key's bias is exactly 0 (softmax ignores it), so errors are relative to a floor: a
-        // thousandth of the largest gradient's norm per element.
-        let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-        let largest = unet.specs().iter().map(|s| norm(&parity.f32s(&format!("grad.{}", s.name)).unwrap()));
-        let floor = 1e-3 * largest.fold(0.0, f64::max);
-        let mut worst: f64 = 0.0;
-        for (spec, tensor) in unet.specs().iter().zip(params.tensors()) {
-            let name_in_file = format!("grad.{}", spec.name);
-            let want = to_ours(parity.f32s(&name_in_file).unwrap(), &spec.file_shape(), spec.layout);
-            let got = grads.get(tensor).unwrap_or_else(|| panic!("{name}: no gradient for {}", spec.name));
-            let difference: Vec<f32> = got.host::<f32>().unwrap().iter().zip(&want).map(|(g, w)| g - w).collect();
-            let error = norm(&difference) / norm(&want).max(floor);
-            assert!(error <= 1e-4, "{name}: gradient of {} is off by {error:.2e}", spec.name);
-            worst = worst.max(error);
-        }
-        println!("{name}: forward {forward:.2e}, dx {dx:.2e}, worst parameter gradient {worst:.2e}");
-    }
+#[test]
+fn ddim_through_the_unet_matches_diffusers_pipeline() {
+    parity::assert_ddim_matches(Device::Cpu);
 }
 
 /// The fixtures' stand-in for a network: tanh(0.9·x + 0.001·t).
@@ -164,35 +112,6 @@ fn alpha_bar_tables_match_diffusers() {
             // The last cosine levels lie near 1e-9 and carry the rounding of a thousand factors.
             assert!((got - want).abs() <= 1e-12 * want + 1e-15, "{name} level {k}: {got:e} against {want:e}");
         }
-    }
-}
-
-#[test]
-fn ddim_through_the_unet_matches_diffusers_pipeline() {
-    for name in ["unet_a", "unet_b"] {
-        let folder = fixtures().join(name);
-        let unet = UNet::new(&UNetConfig::from_json(&json(folder.join("config.json"))).unwrap()).unwrap();
-        let file = TensorFile::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
-        let params = weights::read_params(&file, unet.specs(), "", false).unwrap();
-        let parity = TensorFile::open(folder.join("parity.safetensors")).unwrap();
-        let config = SchedulerConfig::from_json(&json(folder.join("scheduler_config.json"))).unwrap();
-        let labels: Option<Vec<u32>> = parity.i64s("class_labels").ok().map(|l| l.iter().map(|v| *v as u32).collect());
-        let inner =
-            NetworkDenoiser { unet: &unet, params: &params, scheduler: &config, class_labels: labels.as_deref() };
-        let denoiser = Threshold { inner, config: &config };
-        let x_t = parity.tensor("ddim.x_T").unwrap();
-        let samples: Vec<u32> = (0..x_t.shape()[0] as u32).collect();
-        let grid = Grid::ddim(&config, &config.process().unwrap(), 10).unwrap();
-        let mut states = x_t.to_vec::<f32>().unwrap();
-        let mut run = Run::new(&denoiser, StepNoise::Given(&[]), &samples).with_callback(|p| {
-            states.extend_from_slice(p.x.host::<f32>()?);
-            Ok(())
-        });
-        ddim(&mut run, x_t, &grid, &DdimNoise::Eta(0.0), false).unwrap();
-        drop(run);
-        let error = relative_error(&states, &parity.f32s("ddim.states").unwrap());
-        println!("{name}: ten DDIM steps {error:.2e}");
-        assert!(error <= 1e-5, "{name}: ten DDIM steps are off by {error:.2e}");
     }
 }
 

@@ -47,7 +47,7 @@ struct Args {
     /// Seed of times and noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// auto or cpu (cuda is not in this version)
+    /// auto (a GPU if there is one), cpu, cuda or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: String,
     /// Threads, 0 for all cores; the result does not depend on it
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    cli::check_machine(&args.device, "f32")?;
+    let device = cli::check_machine(&args.device, "f32")?;
     if args.count == Some(0) {
         return Err(Error::Usage("--count 0: expected at least 1".into()));
     }
@@ -72,7 +72,7 @@ fn run(args: &Args) -> Result<()> {
         return Err(unknown_name("metric", name, &["loss"]));
     }
     let weights = cli::weights_flag(&args.weights)?;
-    let pipeline = Pipeline::load_weights(&args.model, weights)?;
+    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?;
     match (&args.forward, &args.out) {
         (Some(input), Some(output)) => forward(&pipeline, input, output),
         _ => measure(args, &pipeline),

@@ -95,7 +95,7 @@ struct Args {
     /// Write every state: FILE.safetensors (x_0000…, x0_hat_0000…) or FILE.gif
     #[arg(long)]
     trajectory: Option<PathBuf>,
-    /// auto or cpu (cuda is not in this version)
+    /// auto (a GPU if there is one), cpu, cuda or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: String,
     /// Threads, 0 for all cores; the result does not depend on it
@@ -173,7 +173,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    cli::check_machine(&args.device, &args.precision)?;
+    let device = cli::check_machine(&args.device, &args.precision)?;
     let kind = OutputKind::of("--out", &args.out)?;
     let trajectory = match &args.trajectory {
         Some(path) => Some((path, OutputKind::of_states("--trajectory", path)?)),
@@ -183,7 +183,7 @@ fn run(args: &Args) -> Result<()> {
     args.check_flags(sampler)?;
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;
-    let pipeline = Pipeline::load_weights(&args.model, weights)?;
+    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?;
     cli::check_time_convention(args.time_convention.as_deref(), &pipeline)?;
     let tau = args.tau.as_deref().map(cli::read_tau).transpose()?;
     let all = pipeline.scheduler().num_train_timesteps;

@@ -48,7 +48,7 @@ struct Args {
     /// Threads, 0 for all cores; the result does not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// auto or cpu (cuda is not in this version)
+    /// auto (a GPU if there is one), cpu, cuda or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: String,
     /// f32 (bf16 is not in this version)
@@ -125,9 +125,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    cli::check_machine(&args.device, &args.precision)?;
+    let device = cli::check_machine(&args.device, &args.precision)?;
     let (out, config) = args.settings()?;
-    let options = RunOptions { out, resume: args.resume, overwrite: args.overwrite };
+    let options = RunOptions { out, resume: args.resume, overwrite: args.overwrite, device };
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -144,7 +144,7 @@ fn run(args: &Args) -> Result<()> {
     let outcome = train(&config, &options, &stop, |report, steps| {
         if smooth.is_none() {
             let (data, batch, out) = (&config.data, config.batch, options.out.display());
-            eprintln!("training on {data}: {steps} steps of {batch} images, into {out}");
+            eprintln!("training on {data}: {steps} steps of {batch} images on {device}, into {out}");
         }
         let mean = smooth.map_or(report.loss, |mean: f64| mean + 0.03 * (report.loss - mean));
         smooth = Some(mean);

@@ -51,12 +51,7 @@ pub fn with_threads(threads: usize, body: impl FnOnce() -> Result<()> + Send) ->
 /// [`Error::Usage`] for unknown texts, [`Error::Device`] for a device that cannot be used.
 pub fn check_machine(device: &str, precision: &str) -> Result<Device> {
     match precision {
-        "f32" => match Device::from_flag(device)? {
-            Device::Cpu => Ok(Device::Cpu),
-            gpu => Err(Error::Device(format!(
-                "--device {gpu}: this version has no CUDA kernels for whole networks, only for single ops of the library; use --device cpu"
-            ))),
-        },
+        "f32" => Device::from_flag(device),
         "bf16" => Err(Error::Usage("--precision bf16: this version computes in f32 only; use --precision f32".into())),
         other => Err(Error::Usage(format!("--precision {other}: expected f32 or bf16"))),
     }

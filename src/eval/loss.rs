@@ -46,7 +46,7 @@ pub struct LossReport {
     pub seed: u64,
 }
 
-/// Measures the mean eps-loss on held-out images with their true classes.
+/// Measures the mean eps-loss on held-out images with their true classes, on the device of `params`.
 ///
 /// Draw r of image i lies at a uniform time within the r-th of `draws` equal parts, so every image sees all noise levels.
 ///
@@ -92,6 +92,7 @@ pub fn denoising_loss(
             |of: fn(&Level) -> f64| levels.iter().map(|l| scheduler.input_scale(*l) * of(l)).collect::<Vec<_>>();
         let (in_alpha, in_sigma) = (scaled(|l| l.alpha), scaled(|l| l.sigma));
         let samples: Vec<u32> = chunk.iter().map(|(i, d)| (i * options.draws + d) as u32).collect();
+        let x0 = x0.to_device(params.device())?;
         let noised = ops::perturb(&x0, &in_alpha, &in_sigma, Address::new(options.seed, Purpose::Eval), &samples)?;
         let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
         let convention = scheduler.time_convention;

@@ -1,6 +1,7 @@
 //! Parameters live apart from the layers that use them: a layer holds [`ParamId`]s, and the same network runs on raw
 //! or averaged weights by being handed other [`Params`].
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor};
 
@@ -111,6 +112,20 @@ impl Params {
     /// All parameters, for an optimiser.
     pub fn tensors_mut(&mut self) -> &mut [Tensor] {
         &mut self.tensors
+    }
+
+    /// Where they live; a network without parameters counts as on the host.
+    pub fn device(&self) -> Device {
+        self.tensors.first().map_or(Device::Cpu, Tensor::device)
+    }
+
+    /// The same values on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_device`].
+    pub fn to_device(&self, device: Device) -> Result<Params> {
+        let copies = self.tensors.iter().map(|t| Ok(t.to_device(device)?.with_grad(t.requires_grad())));
+        Ok(Params { tensors: copies.collect::<Result<_>>()? })
     }
 
     /// Number of scalars.

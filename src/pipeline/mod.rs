@@ -12,6 +12,7 @@ mod sample;
 
 pub use sample::{Class, Network, SampleOptions, Samples, encode_network, sample_network};
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::folder::{ModelFolder, TweedieJson};
 use crate::io::tensors::TensorFile;
@@ -91,6 +92,14 @@ impl Pipeline {
             }
         }
         Ok(Pipeline { image_shape: [h, w, config.in_channels], unet, params, scheduler, own })
+    }
+
+    /// The same model with its weights on `device`: there it samples.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device cannot be used or its memory does not suffice.
+    pub fn to_device(self, device: Device) -> Result<Pipeline> {
+        Ok(Pipeline { params: self.params.to_device(device)?, ..self })
     }
 
     /// The network.
@@ -181,11 +190,13 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Runs the network once: `x` `[n,h,w,c]`, `t` `[n]` as diffusers passes it, labels where the model wants them.
+    /// Runs the network once: `x` `[n,h,w,c]`, `t` `[n]` as diffusers passes it, labels where the model wants them. The result is on the
+    /// host.
     ///
     /// # Errors
     /// As [`UNet::forward`].
     pub fn forward(&self, x: &Tensor, t: &[f32], class: Option<ClassInput<'_>>) -> Result<Tensor> {
-        self.unet.forward(&self.params, x, t, class, Mode::Inference)
+        let x = x.to_device(self.params.device())?;
+        self.unet.forward(&self.params, &x, t, class, Mode::Inference)?.to_device(Device::Cpu)
     }
 }

@@ -1,6 +1,7 @@
 //! Sampling with a network: batches, classes, starts and noise by address.
 
 use crate::denoiser::{NetworkDenoiser, Threshold};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{ClassEmbed, Params, UNet};
 use crate::process::{Process, SchedulerConfig, Spacing, Variance};
@@ -162,7 +163,7 @@ pub fn encode_network(
     Ok(samples)
 }
 
-/// Runs the sampler over `start`, a batch at a time.
+/// Runs the sampler over `start`, a batch at a time, on the device of the weights; the results are on the host.
 fn run_batches(
     network: &Network<'_>,
     options: &SampleOptions,
@@ -173,6 +174,7 @@ fn run_batches(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Samples> {
     let begin = Instant::now();
+    let device = network.params.device();
     let count = start.shape().first().copied().unwrap_or(0);
     let variance = options.variance.unwrap_or(network.scheduler.variance);
     // As diffusers has it.
@@ -193,7 +195,7 @@ fn run_batches(
         };
         let denoiser = Threshold { inner, config: network.scheduler };
         let given = match &options.noise {
-            Some(list) => Some(list.iter().map(|z| z.rows(first, n)).collect::<Result<Vec<_>>>()?),
+            Some(list) => Some(list.iter().map(|z| z.rows(first, n)?.to_device(device)).collect::<Result<Vec<_>>>()?),
             None => None,
         };
         let noise = match &given {
@@ -203,16 +205,17 @@ fn run_batches(
         let mut states = Vec::new();
         let mut run = Run::new(&denoiser, noise, &samples).with_callback(|p| {
             if options.trajectory {
-                states.push((p.x.clone(), p.estimate.x0_hat()?));
+                states.push((p.x.to_device(Device::Cpu)?, p.estimate.x0_hat()?.to_device(Device::Cpu)?));
             }
             progress(b * p.steps + p.step + 1, batches * p.steps);
             Ok(())
         });
-        let x = start.rows(first, n)?;
-        parts.push(match backwards {
+        let x = start.rows(first, n)?.to_device(device)?;
+        let x = match backwards {
             false => sampler::sample(options.sampler, &mut run, x, grid, &settings)?,
             true => sampler::encode(options.sampler, &mut run, x, grid, &settings)?,
-        });
+        };
+        parts.push(x.to_device(Device::Cpu)?);
         // rk45 takes as many steps as the hardest sample wants.
         nfe = nfe.max(run.nfe());
         drop(run);

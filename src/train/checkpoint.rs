@@ -3,11 +3,13 @@
 
 use super::trainer::Trainer;
 use crate::config::TrainConfig;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
 use crate::io::tensors::{TensorFile, write_tensors};
 use crate::io::weights::{param_entries, read_params};
 use crate::optim::Moments;
+use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -80,7 +82,6 @@ pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Resul
 /// Saves the run: first the checkpoint, then the weights that samplers read.
 pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     let specs = t.unet.specs();
-    refuse_non_finite(t)?;
     let header = Header {
         format_version: FORMAT_VERSION,
         step: t.step,
@@ -89,20 +90,24 @@ pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
         config: t.config.clone(),
     };
     let text = serde_json::to_string(&header).map_err(|e| Error::Model(format!("checkpoint header: {e}")))?;
-    let mut entries = param_entries(specs, t.raw.tensors(), "raw.")?;
-    entries.extend(param_entries(specs, t.ema.tensors(), "ema.")?);
-    entries.extend(param_entries(specs, &t.moments.m, "m.")?);
-    entries.extend(param_entries(specs, &t.moments.v, "v.")?);
+    let (raw, ema, m, v) =
+        (on_host(t.raw.tensors())?, t.ema.to_device(Device::Cpu)?, on_host(&t.moments.m)?, on_host(&t.moments.v)?);
+    refuse_non_finite(t, [("weight", &raw), ("average", ema.tensors()), ("first moment", &m), ("second moment", &v)])?;
+    let mut entries = param_entries(specs, &raw, "raw.")?;
+    entries.extend(param_entries(specs, ema.tensors(), "ema.")?);
+    entries.extend(param_entries(specs, &m, "m.")?);
+    entries.extend(param_entries(specs, &v, "v.")?);
     write_tensors(folder.checkpoint(), entries, HashMap::from([(KEY.to_string(), text)]))?;
-    folder.write_weights(specs, &t.ema)
+    folder.write_weights(specs, &ema)
+}
+
+fn on_host(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    tensors.iter().map(|t| t.to_device(Device::Cpu)).collect()
 }
 
 /// The loss shows an overflow in the last update only at the next step; until then the former checkpoint is the better.
-fn refuse_non_finite(t: &Trainer<'_>) -> Result<()> {
-    let (raw, ema, moments) = (t.raw.tensors(), t.ema.tensors(), &t.moments);
-    for (what, tensors) in
-        [("weight", raw), ("average", ema), ("first moment", &moments.m), ("second moment", &moments.v)]
-    {
+fn refuse_non_finite(t: &Trainer<'_>, parts: [(&str, &[Tensor]); 4]) -> Result<()> {
+    for (what, tensors) in parts {
         for (spec, tensor) in t.unet.specs().iter().zip(tensors) {
             if !tensor.is_finite()? {
                 let (step, name) = (t.step, &spec.name);
@@ -143,10 +148,12 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     }
     let specs = t.unet.specs();
     // Other prefixes are unexpected only within their own part of the file.
-    t.raw = read_params(&file, specs, "raw.", true)?;
-    t.ema = read_params(&file, specs, "ema.", false)?;
-    let moments = |prefix| Ok::<_, Error>(read_params(&file, specs, prefix, false)?.tensors().to_vec());
+    let device = t.device();
+    let read = |prefix, trainable| read_params(&file, specs, prefix, trainable)?.to_device(device);
+    let (raw, ema) = (read("raw.", true)?, read("ema.", false)?);
+    let moments = |prefix| Ok::<_, Error>(read(prefix, false)?.tensors().to_vec());
     t.moments = Moments { m: moments("m.")?, v: moments("v.")? };
+    (t.raw, t.ema) = (raw, ema);
     t.step = header.step;
     Ok(())
 }

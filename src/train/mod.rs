@@ -11,6 +11,7 @@ pub use trainer::{StepReport, Trainer};
 
 use crate::config::TrainConfig;
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::ModelFolder;
 use report::Reporter;
@@ -28,6 +29,8 @@ pub struct RunOptions {
     pub resume: bool,
     /// Replace a model that is already there.
     pub overwrite: bool,
+    /// Where to train; not part of the run's settings: it may continue on another.
+    pub device: Device,
 }
 
 /// What a finished or stopped run reports.
@@ -53,8 +56,10 @@ pub struct TrainSummary {
     pub parameters: usize,
     /// Whether the model is conditioned on classes.
     pub class_conditional: bool,
-    /// Most memory held in tensors and temporaries, in bytes.
+    /// Most memory held in tensors and temporaries of the device, in bytes.
     pub peak_tensor_bytes: usize,
+    /// The device, as `--device` names it.
+    pub device: String,
 }
 
 /// Reads the settings of the run in `out`, if there is one.
@@ -81,7 +86,7 @@ pub fn train(
     config.validate()?;
     let folder = ModelFolder::new(&options.out);
     let dataset = Dataset::load(&config.data, config.seed)?;
-    let mut trainer = Trainer::new(config, &dataset)?;
+    let mut trainer = Trainer::new(config, &dataset, options.device)?;
     if options.resume {
         checkpoint::load(&folder, &mut trainer)?;
     } else {
@@ -97,7 +102,7 @@ pub fn train(
     // A folder that cannot be written shows itself before the first step, not after the first thousand.
     checkpoint::write_descriptions(&folder, &trainer)?;
     checkpoint::save(&folder, &trainer)?;
-    crate::device::reset_pool_peak();
+    crate::device::reset_peak(options.device);
     let mut saved_at = trainer.step();
     let mut stopped = false;
     while trainer.step() < config.steps {
@@ -134,7 +139,8 @@ pub fn train(
         images_per_second: (trainer.step() - first) as f64 * config.batch as f64 / seconds,
         parameters: trainer.parameter_count(),
         class_conditional: trainer.is_class_conditional(),
-        peak_tensor_bytes: crate::device::pool_stats().peak,
+        peak_tensor_bytes: crate::device::peak_bytes(options.device),
+        device: options.device.to_string(),
     })
 }
 

@@ -59,11 +59,11 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A run at step 0.
+    /// A run at step 0, its weights on `device`: everything of a step but the batch happens there.
     ///
     /// # Errors
-    /// [`Error::Usage`] and [`Error::Data`] for settings that do not fit the data.
-    pub fn new(config: &TrainConfig, dataset: &'a Dataset) -> Result<Trainer<'a>> {
+    /// [`Error::Usage`] and [`Error::Data`] for settings that do not fit the data; [`Error::Device`] if the device cannot be used.
+    pub fn new(config: &TrainConfig, dataset: &'a Dataset, device: Device) -> Result<Trainer<'a>> {
         if config.batch > dataset.train().len() {
             let (batch, count) = (config.batch, dataset.train().len());
             return Err(Error::Usage(format!(
@@ -72,7 +72,7 @@ impl<'a> Trainer<'a> {
             )));
         }
         let unet = UNet::new(&config.unet(dataset)?)?;
-        let raw = initialise(unet.specs(), config.seed)?;
+        let raw = initialise(unet.specs(), config.seed)?.to_device(device)?;
         let ema = Params::new(unet.specs(), raw.tensors().to_vec(), false)?;
         let moments = Moments::zeros(&raw)?;
         let scheduler = config.scheduler()?;
@@ -95,6 +95,11 @@ impl<'a> Trainer<'a> {
             levels: vec![Level::CLEAN; config.batch],
             labels: vec![0; config.batch],
         })
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.raw.device()
     }
 
     /// Steps done.
@@ -172,7 +177,7 @@ impl<'a> Trainer<'a> {
         }
         loss::draw_levels(&*self.process, seed, step, &mut self.levels);
         let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
-        Batch::noised(&self.scheduler, x0, &self.levels, address)
+        Batch::noised(&self.scheduler, x0.to_device(self.device())?, &self.levels, address)
     }
 
     /// Fills `self.grads`; returns the loss and the norm of the gradients.
@@ -212,7 +217,7 @@ mod tests {
     #[test]
     fn a_weight_that_is_not_finite_stops_the_step_names_the_op_and_changes_nothing() {
         let data = Dataset::load("digits", 0).unwrap();
-        let mut trainer = Trainer::new(&tiny(), &data).unwrap();
+        let mut trainer = Trainer::new(&tiny(), &data, Device::Cpu).unwrap();
         trainer.train_step().unwrap();
         let index = trainer.unet.specs().iter().position(|s| s.name == "mid_block.attentions.0.to_q.weight").unwrap();
         trainer.raw.tensors_mut()[index].host_mut::<f32>().unwrap()[0] = f32::NAN;
@@ -231,7 +236,8 @@ mod tests {
     #[test]
     fn every_parameter_has_a_gradient_and_twenty_steps_lower_the_loss() {
         let data = Dataset::load("digits", 0).unwrap();
-        let mut trainer = Trainer::new(&TrainConfig { batch: 16, warmup_steps: 0, ..tiny() }, &data).unwrap();
+        let mut trainer =
+            Trainer::new(&TrainConfig { batch: 16, warmup_steps: 0, ..tiny() }, &data, Device::Cpu).unwrap();
         let batch = trainer.draw_batch().unwrap();
         let (first, _) = trainer.gradients(&batch).unwrap();
         assert!(trainer.raw.tensors().iter().all(|p| trainer.grads.get(p).is_some()));

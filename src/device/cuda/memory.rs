@@ -8,8 +8,17 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtrMut
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
-/// Bytes held in buffers of all GPUs.
+/// Bytes held in buffers of all GPUs, and the most since the last [`reset_peak`].
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+pub(in crate::device) fn peak_bytes() -> usize {
+    PEAK.load(Ordering::Relaxed)
+}
+
+pub(in crate::device) fn reset_peak() {
+    PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
+}
 
 /// Memory on a GPU.
 #[derive(Debug)]
@@ -107,7 +116,8 @@ impl Gpu {
             self.release_freed_memory()?;
             self.allocate(bytes).map_err(|e| self.out_of_memory(bytes, e))
         })?;
-        LIVE.fetch_add(bytes, Ordering::Relaxed);
+        let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        PEAK.fetch_max(live, Ordering::Relaxed);
         Ok(CudaBuffer { slice, index: self.index })
     }
 

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(super) use compile::has_compiler;
+pub(super) use memory::{peak_bytes, reset_peak};
 
 /// One argument of a kernel.
 #[derive(Clone, Copy)]
