@@ -6,6 +6,7 @@ mod concat;
 mod conv2d;
 mod dropout;
 mod embed;
+mod error_norm;
 mod fourier;
 mod group_norm;
 mod linear;
@@ -22,6 +23,7 @@ pub use concat::{concat_channels, slice_channels};
 pub use conv2d::{Conv, ConvExtras, conv2d};
 pub use dropout::dropout;
 pub use embed::embed;
+pub use error_norm::error_norm;
 pub use fourier::time_features;
 pub use group_norm::{Film, GroupNorm, group_norm};
 pub use linear::linear;
@@ -104,6 +106,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("embed", embed::cases::table()),
         ("dropout", dropout::cases::table()),
         ("weighted_mse", weighted_mse::cases::table()),
+        ("error_norm", error_norm::cases::table()),
     ]
 }
 

@@ -3,10 +3,11 @@
 use super::ode::along;
 use super::{Grid, GridStep, Run};
 use crate::denoiser::{Estimate, StepTerms};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::{self, Noise, ReverseStep, StepInputs};
 use crate::process::Level;
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 
 /// Nodes, and the rows of the tableau below the first; the last row is also the fifth-order solution.
 const NODES: [f64; 7] = [0.0, 0.2, 0.3, 0.8, 8.0 / 9.0, 1.0, 1.0];
@@ -128,13 +129,17 @@ fn attempt_step(
             slopes.push(tangent(estimate, level)?);
         }
     }
-    for (i, lane) in lanes.iter_mut().enumerate() {
+    let errors = lanes.iter().enumerate().map(|(i, lane)| {
+        let factors: Vec<f64> = ERROR.iter().map(|e| e * steps[i]).collect();
+        let error = combine(&scaled(&lane.z, 0.0)?, &factors, &slopes[i])?;
+        ops::error_norm(&error, &lane.z, &next[i], tolerance)
+    });
+    // One copy for all of them: each would wait for the GPU.
+    let errors = Tensor::stack_rows(&errors.collect::<Result<Vec<_>>>()?, [lanes.len()])?.to_device(Device::Cpu)?;
+    for (i, (lane, error)) in lanes.iter_mut().zip(errors.to_vec::<f64>()?).enumerate() {
         if lane.angle == end {
             continue;
         }
-        let factors: Vec<f64> = ERROR.iter().map(|e| e * steps[i]).collect();
-        let zero = scaled(&lane.z, 0.0)?;
-        let error = relative_error(&combine(&zero, &factors, &slopes[i])?, &lane.z, &next[i], tolerance)?;
         if !error.is_finite() {
             return Err(Error::NonFinite(format!("rk45: the slope at angle {} is not finite", lane.angle)));
         }
@@ -172,19 +177,4 @@ fn combine(z: &Tensor, factors: &[f64], slopes: &[Tensor]) -> Result<Tensor> {
         sum = combine_two(&sum, 1.0, slope, *factor)?;
     }
     Ok(sum)
-}
-
-/// Root mean square of error/(tolerance + tolerance·max(|z|, |next|)).
-fn relative_error(error: &Tensor, z: &Tensor, next: &Tensor, tolerance: f64) -> Result<f64> {
-    let [error, z, next] = [f64s(error)?, f64s(z)?, f64s(next)?];
-    let terms = error.iter().zip(&z).zip(&next);
-    let sum: f64 = terms.map(|((e, a), b)| (e / (tolerance * (1.0 + a.abs().max(b.abs())))).powi(2)).sum();
-    Ok((sum / error.len().max(1) as f64).sqrt())
-}
-
-fn f64s(x: &Tensor) -> Result<Vec<f64>> {
-    match x.dtype() {
-        Dtype::F64 => x.to_vec(),
-        _ => Ok(x.host::<f32>()?.iter().map(|v| f64::from(*v)).collect()),
-    }
 }
