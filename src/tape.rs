@@ -94,7 +94,7 @@ impl Tape {
     /// # Errors
     /// As [`Tape::backward`].
     pub fn backward_from_loss(self, loss: &Tensor, grads: &mut Grads) -> Result<()> {
-        let one = Tensor::from_slice(&[1.0_f32], loss.shape())?;
+        let one = Tensor::from_slice(&[1.0_f32], loss.shape())?.to_device(loss.device())?;
         self.backward(loss, one, grads)
     }
 }
@@ -239,6 +239,46 @@ fn add_into(mut sum: Tensor, term: &Tensor) -> Result<Tensor> {
             });
             Ok(out)
         }
+        (Device::Cuda(index), Dtype::F32) if term.device() == sum.device() => {
+            if !sum.is_unique() {
+                return cuda::add(index, &sum, term);
+            }
+            cuda::accumulate(index, &mut sum, term)?;
+            Ok(sum)
+        }
         (device, dtype) => Err(Error::Device(format!("gradient sum: no kernel for {dtype:?} on {device}"))),
+    }
+}
+
+/// Sums of two tensors: gradients here, and the op `add`.
+pub(crate) mod cuda {
+    use crate::device::Device;
+    use crate::device::cuda::{Geometry, args, gpu};
+    use crate::error::Result;
+    use crate::kernels::pointwise as kernel;
+    use crate::tensor::{Dtype, Tensor};
+
+    const THREADS: u32 = 256;
+
+    /// `x + y`, of equal shapes on one GPU.
+    pub(crate) fn add(index: usize, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let mut sum = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+        let count = sum.count();
+        let args = args![x.cuda_as::<f32>()?, y.cuda_as::<f32>()?, sum.cuda_mut()?, count as u64];
+        let geometry = Geometry::covering(count.div_ceil(4), THREADS)?;
+        // SAFETY: all three hold count f32 (shapes are compared by the callers) and a thread touches elements below it; order and types
+        // are those of `pointwise_add`.
+        unsafe { gpu(index)?.launch(kernel::ADD, geometry, &args) }?;
+        Ok(sum)
+    }
+
+    /// `sum += term`; nothing else may share `sum`'s memory.
+    pub(super) fn accumulate(index: usize, sum: &mut Tensor, term: &Tensor) -> Result<()> {
+        let count = sum.count();
+        let args = args![sum.cuda_mut()?, term.cuda_as::<f32>()?, count as u64];
+        let geometry = Geometry::covering(count.div_ceil(4), THREADS)?;
+        // SAFETY: both hold count f32 (shapes are compared in `add_into`) and a thread touches elements below it; order and types are
+        // those of `pointwise_accumulate`.
+        unsafe { gpu(index)?.launch(kernel::ACCUMULATE, geometry, &args) }
     }
 }

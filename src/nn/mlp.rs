@@ -164,7 +164,7 @@ impl Mlp {
         }
         let scaled: Vec<f32> = times.iter().map(|t| (f64::from(*t) * self.config.time_scale) as f32).collect();
         let emb = tape::scope("time_embedding", || {
-            let features = ops::time_features(&scaled, self.config.time_features, true, 0.0)?;
+            let features = ops::time_features(&scaled, self.config.time_features, true, 0.0, x.device())?;
             ops::silu(&self.time.forward(p, &features)?)
         })?;
         let mut h = tape::scope("linear_in", || self.linear_in.forward(p, x, None))?;
@@ -222,7 +222,8 @@ mod tests {
     /// The network in plain loops; inputs are x and then the parameters in the order of the specs.
     fn oracle(a: &[Array]) -> Array {
         let scaled = TIMES.map(|t| (f64::from(t) * 1000.0) as f32);
-        let features = ops::time_features(&scaled, 6, true, 0.0).unwrap().to_vec::<f32>().unwrap();
+        let features =
+            ops::time_features(&scaled, 6, true, 0.0, crate::device::Device::Cpu).unwrap().to_vec::<f32>().unwrap();
         let features: Vec<f64> = features.into_iter().map(f64::from).collect();
         let at = &mut 1;
         let emb = silu(linear(&features, a, at, None));

@@ -9,6 +9,7 @@ use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::res_block::ResBlock;
 use super::unet_config::{BlockType, ClassEmbed, UNetConfig};
 use super::{Mode, Network};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::{self, Conv, ConvExtras, GroupNorm};
 use crate::tape;
@@ -126,7 +127,7 @@ impl UNet {
         if t.len() != n {
             return Err(Error::Shape(format!("unet: {n} images want {n} times, got {}", t.len())));
         }
-        let emb = tape::scope("time_embedding", || self.embedding(p, t, class, n))?;
+        let emb = tape::scope("time_embedding", || self.embedding(p, t, class, x.device()))?;
         let centred = if self.config.center_input_sample { Some(ops::affine(x, 2.0, -1.0)?) } else { None };
         let x = centred.as_ref().unwrap_or(x);
         let mut h = tape::scope("conv_in", || self.conv_in.forward(p, x, Conv::same(3), ConvExtras::default()))?;
@@ -166,10 +167,11 @@ impl UNet {
     }
 
     /// SiLU of the sum of time and class embeddings: every residual block begins with it.
-    fn embedding(&self, p: &Params, t: &[f32], class: Option<ClassInput<'_>>, n: usize) -> Result<Tensor> {
+    fn embedding(&self, p: &Params, t: &[f32], class: Option<ClassInput<'_>>, device: Device) -> Result<Tensor> {
+        let n = t.len();
         let features = |values: &[f32]| {
             let config = &self.config;
-            ops::time_features(values, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
+            ops::time_features(values, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift, device)
         };
         let emb = self.time.forward(p, &features(t)?)?;
         let extra = match (&self.class, class) {

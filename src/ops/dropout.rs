@@ -1,8 +1,8 @@
 //! Dropout with addressed masks: element e of image i is kept if its uniform number is at least p.
 //!
-//! Saved    nothing: the mask is drawn again from its address. Cost: one read, one write.
+//! Saved    nothing: the mask is drawn again from its address. Cost: one read, one write. Kernel: `kernels/dropout.cu`.
 
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::rng::Address;
 use crate::tape::{self, Grads, Node};
@@ -30,11 +30,14 @@ pub fn dropout(x: &Tensor, p: f64, address: Address) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.clone());
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::mask(x, p as f32, address)?,
-        device => return Err(no_kernel("dropout", device)),
-    };
-    Ok(tape::push(y, &[x], || Box::new(Dropout { x: x.grad_slot(), p: p as f32, address })))
+    Ok(tape::push(mask(x, p as f32, address)?, &[x], || Box::new(Dropout { x: x.grad_slot(), p: p as f32, address })))
+}
+
+fn mask(x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
+    match x.device() {
+        Device::Cpu => cpu::mask(x, p, address),
+        Device::Cuda(index) => cuda::mask(index, x, p, address),
+    }
 }
 
 struct Dropout {
@@ -49,10 +52,7 @@ impl Node for Dropout {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        match dy.device() {
-            Device::Cpu => grads.add(self.x, cpu::mask(&dy, self.p, self.address)?),
-            device => Err(no_kernel("dropout backward", device)),
-        }
+        grads.add(self.x, mask(&dy, self.p, self.address)?)
     }
 }
 
@@ -81,15 +81,40 @@ mod cpu {
     }
 }
 
+mod cuda {
+    use crate::device::Device;
+    use crate::device::cuda::{Geometry, args, gpu, size};
+    use crate::error::Result;
+    use crate::kernels::dropout as kernel;
+    use crate::rng::Address;
+    use crate::tensor::{Dtype, Tensor};
+
+    const THREADS: u32 = 128;
+
+    pub(super) fn mask(index: usize, x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
+        let n = x.shape().first().copied().unwrap_or(1);
+        let row = x.count() / n.max(1);
+        let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+        let [seed_low, seed_high, step, last] = address.words();
+        let (n_, row_, gain) = (size(n)?, size(row)?, 1.0 / (1.0 - p));
+        let args = args![x.cuda_as::<f32>()?, y.cuda_mut()?, n_, row_, p, gain, seed_low, seed_high, step, last];
+        let geometry = Geometry::per_image(n, row.div_ceil(4), THREADS)?;
+        // SAFETY: x and y hold n·row f32; a thread touches elements below row of its images alone; order and types are those of
+        // `dropout_forward`.
+        unsafe { gpu(index)?.launch(kernel::FORWARD, geometry, &args) }?;
+        Ok(y)
+    }
+}
+
 #[doc(hidden)]
 pub(super) mod cases {
     use super::dropout;
     use crate::rng::{Address, Purpose};
     use crate::testing::{Array, Case};
 
-    /// Rows: one small, one odd.
+    /// Rows: one small, one odd, one aligned, one of more than a thread block.
     pub(crate) fn table() -> Vec<Case> {
-        [(1, 4, 0.5), (3, 37, 0.1)]
+        [(1, 4, 0.5), (3, 37, 0.1), (2, 64, 0.3), (2, 1030, 0.9), (1, 1, 0.5)]
             .into_iter()
             .map(|(n, row, p)| {
                 let address = Address::new(4, Purpose::Dropout).step(7).sub_index(2);

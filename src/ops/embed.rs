@@ -1,9 +1,9 @@
 //! Embedding: rows of a table by index.
 //!
-//! Saved    the indices. Cost: one read and one write of each row.
+//! Saved    the indices. Cost: one read and one write of each row. Kernels: `kernels/embed.cu`.
 //! Order    the gradient of a row sums its uses in order.
 
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Shape, Tensor, TensorId};
@@ -29,7 +29,7 @@ pub fn embed(weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
     }
     let y = match weight.device() {
         Device::Cpu => cpu::lookup(weight, indices)?,
-        device => return Err(no_kernel("embed", device)),
+        Device::Cuda(index) => cuda::lookup(index, weight, indices)?,
     };
     Ok(tape::push(y, &[weight], || {
         Box::new(Embed { slot: weight.grad_slot(), shape: weight.shape(), indices: indices.to_vec() })
@@ -48,10 +48,11 @@ impl Node for Embed {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        match dy.device() {
-            Device::Cpu => grads.add(self.slot, cpu::scatter(&dy, self.shape, &self.indices)?),
-            device => Err(no_kernel("embed backward", device)),
-        }
+        let dweight = match dy.device() {
+            Device::Cpu => cpu::scatter(&dy, self.shape, &self.indices)?,
+            Device::Cuda(index) => cuda::scatter(index, &dy, self.shape, &self.indices)?,
+        };
+        grads.add(self.slot, dweight)
     }
 }
 
@@ -82,6 +83,75 @@ mod cpu {
     }
 }
 
+mod cuda {
+    use crate::device::Device;
+    use crate::device::cuda::{Geometry, args, gpu, size};
+    use crate::error::Result;
+    use crate::kernels::embed as kernel;
+    use crate::ops::lanes;
+    use crate::tensor::{Dtype, Shape, Tensor};
+
+    const THREADS: u32 = 128;
+
+    pub(super) fn lookup(index: usize, weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
+        let gpu = gpu(index)?;
+        let d = weight.shape()[1];
+        let mut y = Tensor::empty([indices.len(), d], Dtype::F32, Device::Cuda(index))?;
+        let there = gpu.upload(bytemuck::cast_slice(indices))?;
+        let lanes = lanes(&[d]);
+        let count = y.count() / lanes;
+        let args = args![weight.cuda_as::<f32>()?, &there, y.cuda_mut()?, count as u64, size(d / lanes)?, size(lanes)?];
+        let geometry = Geometry::covering(count, THREADS)?;
+        // SAFETY: weight has k rows of d f32, every index is below k (checked in `embed`), y has a row for each; order and types are those
+        // of `embed_lookup`.
+        unsafe { gpu.launch(kernel::LOOKUP, geometry, &args) }?;
+        Ok(y)
+    }
+
+    pub(super) fn scatter(index: usize, dy: &Tensor, shape: Shape, indices: &[u32]) -> Result<Tensor> {
+        let gpu = gpu(index)?;
+        let (k, d) = (shape[0], shape[1]);
+        size(indices.len())?;
+        let mut dweight = Tensor::empty(shape, Dtype::F32, Device::Cuda(index))?;
+        let (starts, order) = uses(k, indices);
+        let starts = gpu.upload(bytemuck::cast_slice(&starts))?;
+        let order = gpu.upload(bytemuck::cast_slice(&order))?;
+        let lanes = lanes(&[d]);
+        let count = k * d / lanes;
+        let args = args![
+            dy.cuda_as::<f32>()?,
+            &starts,
+            &order,
+            dweight.cuda_mut()?,
+            count as u64,
+            size(d / lanes)?,
+            size(lanes)?
+        ];
+        let geometry = Geometry::covering(count, THREADS)?;
+        // SAFETY: dy has a row of d f32 for each index, dweight k rows; starts holds k + 1 places in order, which holds rows of dy; order
+        // and types are those of `embed_backward`.
+        unsafe { gpu.launch(kernel::BACKWARD, geometry, &args) }?;
+        Ok(dweight)
+    }
+
+    /// Where each row's uses begin in the second list, which has the uses of row 0, those of row 1, …, each in their order.
+    fn uses(k: usize, indices: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let mut starts = vec![0_u32; k + 1];
+        for index in indices {
+            starts[*index as usize + 1] += 1;
+        }
+        for row in 0..k {
+            starts[row + 1] += starts[row];
+        }
+        let (mut next, mut order) = (starts.clone(), vec![0_u32; indices.len()]);
+        for (use_, index) in indices.iter().enumerate() {
+            order[next[*index as usize] as usize] = use_ as u32;
+            next[*index as usize] += 1;
+        }
+        (starts, order)
+    }
+}
+
 #[doc(hidden)]
 pub mod cases {
     use super::embed;
@@ -106,8 +176,8 @@ pub mod cases {
         }
     }
 
-    /// Rows: one entry, repeats.
+    /// Rows: one entry, repeats, four features at a time, more than one block.
     pub fn table() -> Vec<Case> {
-        vec![case(1, 1, 1, 80), case(5, 3, 9, 81)]
+        vec![case(1, 1, 1, 80), case(5, 3, 9, 81), case(4, 8, 11, 82), case(9, 132, 20, 83)]
     }
 }

@@ -51,6 +51,11 @@ fn image_shape(op: &str, x: &Tensor) -> Result<[usize; 4]> {
     x.shape().nhwc().ok_or_else(|| Error::Shape(format!("{op}: x wants [n,h,w,c], got {}", x.shape())))
 }
 
+/// Values that a thread of a copying kernel moves at once: 4 where every size and offset divides by it, else 1.
+fn lanes(sizes: &[usize]) -> usize {
+    if sizes.iter().all(|size| size.is_multiple_of(4)) { 4 } else { 1 }
+}
+
 /// Sums over the rows of each of `parts` equal parts of `x` (`[parts·rows, c]`): `[parts, c]`.
 ///
 /// f32 sums within blocks of 64 rows, blocks added in f64 in order.
@@ -105,6 +110,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("resample", resample::cases::table()),
         ("embed", embed::cases::table()),
         ("dropout", dropout::cases::table()),
+        ("fourier", fourier::cases::table()),
         ("weighted_mse", weighted_mse::cases::table()),
         ("error_norm", error_norm::cases::table()),
     ]

@@ -2,9 +2,10 @@
 //!
 //! Saved    SiLU: x (shared); the others nothing.
 //! Cost     memory bound: one or two reads, one write.
+//! Kernels  `kernels/pointwise.cu`; the sums of two tensors are launched from `tape`, which adds gradients with them.
 
 use super::same_device;
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Tensor, TensorId};
@@ -23,7 +24,7 @@ use crate::tensor::{Tensor, TensorId};
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::silu(x)?,
-        device => return Err(no_kernel("silu", device)),
+        Device::Cuda(index) => cuda::silu(index, x)?,
     };
     Ok(tape::push(y, &[x], || Box::new(Silu { x: x.clone() })))
 }
@@ -38,10 +39,11 @@ impl Node for Silu {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        match dy.device() {
-            Device::Cpu => grads.add(self.x.grad_slot(), cpu::silu_backward(&self.x, &dy)?),
-            device => Err(no_kernel("silu backward", device)),
-        }
+        let dx = match dy.device() {
+            Device::Cpu => cpu::silu_backward(&self.x, &dy)?,
+            Device::Cuda(index) => cuda::silu_backward(index, &self.x, &dy)?,
+        };
+        grads.add(self.x.grad_slot(), dx)
     }
 }
 
@@ -55,7 +57,7 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     }
     let sum = match same_device("add", &[x, y])? {
         Device::Cpu => cpu::add(x, y)?,
-        device => return Err(no_kernel("add", device)),
+        Device::Cuda(index) => tape::cuda::add(index, x, y)?,
     };
     Ok(tape::push(sum, &[x, y], || Box::new(Add { x: x.grad_slot(), y: y.grad_slot() })))
 }
@@ -83,7 +85,7 @@ impl Node for Add {
 pub fn affine(x: &Tensor, factor: f32, constant: f32) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::affine(x, factor, constant)?,
-        device => return Err(no_kernel("affine", device)),
+        Device::Cuda(index) => cuda::affine(index, x, factor, constant)?,
     };
     Ok(tape::push(y, &[x], || Box::new(Affine { x: x.grad_slot(), factor })))
 }
@@ -99,10 +101,11 @@ impl Node for Affine {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        match dy.device() {
-            Device::Cpu => grads.add(self.x, cpu::affine(&dy, self.factor, 0.0)?),
-            device => Err(no_kernel("affine backward", device)),
-        }
+        let dx = match dy.device() {
+            Device::Cpu => cpu::affine(&dy, self.factor, 0.0)?,
+            Device::Cuda(index) => cuda::affine(index, &dy, self.factor, 0.0)?,
+        };
+        grads.add(self.x, dx)
     }
 }
 
@@ -178,6 +181,47 @@ mod cpu {
     }
 }
 
+mod cuda {
+    use crate::device::Device;
+    use crate::device::cuda::{Geometry, args, gpu};
+    use crate::error::Result;
+    use crate::kernels::pointwise as kernel;
+    use crate::tensor::{Dtype, Tensor};
+
+    const THREADS: u32 = 256;
+
+    pub(super) fn silu(index: usize, x: &Tensor) -> Result<Tensor> {
+        let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+        let count = y.count();
+        let args = args![x.cuda_as::<f32>()?, y.cuda_mut()?, count as u64];
+        let geometry = Geometry::covering(count.div_ceil(4), THREADS)?;
+        // SAFETY: x and y hold count f32 and a thread touches elements below it; order and types are those of `pointwise_silu`.
+        unsafe { gpu(index)?.launch(kernel::SILU, geometry, &args) }?;
+        Ok(y)
+    }
+
+    pub(super) fn silu_backward(index: usize, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let mut dx = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+        let count = dx.count();
+        let args = args![x.cuda_as::<f32>()?, dy.cuda_as::<f32>()?, dx.cuda_mut()?, count as u64];
+        let geometry = Geometry::covering(count.div_ceil(4), THREADS)?;
+        // SAFETY: x, dy (the gradient of an output of x's shape) and dx hold count f32 and a thread touches elements below it; order and
+        // types are those of `pointwise_silu_backward`.
+        unsafe { gpu(index)?.launch(kernel::SILU_BACKWARD, geometry, &args) }?;
+        Ok(dx)
+    }
+
+    pub(super) fn affine(index: usize, x: &Tensor, factor: f32, constant: f32) -> Result<Tensor> {
+        let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+        let count = y.count();
+        let args = args![x.cuda_as::<f32>()?, y.cuda_mut()?, count as u64, factor, constant];
+        let geometry = Geometry::covering(count.div_ceil(4), THREADS)?;
+        // SAFETY: x and y hold count f32 and a thread touches elements below it; order and types are those of `pointwise_affine`.
+        unsafe { gpu(index)?.launch(kernel::AFFINE, geometry, &args) }?;
+        Ok(y)
+    }
+}
+
 #[doc(hidden)]
 pub mod cases {
     use super::{add, affine, silu};
@@ -200,9 +244,9 @@ pub mod cases {
         }
     }
 
-    /// Rows: size 1, odd, more than one block.
+    /// Rows: size 1, odd, even, one and more than one block.
     pub fn table() -> Vec<Case> {
-        let mut rows: Vec<Case> = [1, 37, 20_001].map(|count| silu_case(count, 50)).into_iter().collect();
+        let mut rows: Vec<Case> = [1, 37, 1024, 20_001].map(|count| silu_case(count, 50)).into_iter().collect();
         rows.push(Case {
             op: "add",
             label: "an input used twice, and a sum".into(),

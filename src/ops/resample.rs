@@ -1,10 +1,11 @@
 //! Resampling of images: nearest-neighbour to any size, and the mean of 2×2 pixels.
 //!
 //! Saved    nothing. Cost: one read of the input, one write of the output.
+//! Kernels  `kernels/resample.cu`.
 //! Nearest  output pixel y reads input pixel ⌊y·h/h_out⌋, as PyTorch's `interpolate(mode="nearest")`.
 
 use super::image_shape;
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Tensor, TensorId};
@@ -29,7 +30,7 @@ pub fn upsample_nearest(x: &Tensor, h_out: usize, w_out: usize) -> Result<Tensor
     let sizes = Sizes { n, h, w, c, h_out, w_out };
     let y = match x.device() {
         Device::Cpu => cpu::nearest(x, sizes)?,
-        device => return Err(no_kernel("upsample", device)),
+        Device::Cuda(index) => cuda::nearest(index, x, sizes)?,
     };
     Ok(tape::push(y, &[x], || Box::new(Upsample { x: x.grad_slot(), sizes })))
 }
@@ -47,7 +48,7 @@ pub fn mean_pool2(x: &Tensor) -> Result<Tensor> {
     let sizes = Sizes { n, h, w, c, h_out: h / 2, w_out: w / 2 };
     let y = match x.device() {
         Device::Cpu => cpu::mean2(x, sizes)?,
-        device => return Err(no_kernel("mean_pool2", device)),
+        Device::Cuda(index) => cuda::mean2(index, x, sizes)?,
     };
     Ok(tape::push(y, &[x], || Box::new(MeanPool { x: x.grad_slot(), sizes })))
 }
@@ -73,10 +74,11 @@ impl Node for Upsample {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        match dy.device() {
-            Device::Cpu => grads.add(self.x, cpu::nearest_backward(&dy, self.sizes)?),
-            device => Err(no_kernel("upsample backward", device)),
-        }
+        let dx = match dy.device() {
+            Device::Cpu => cpu::nearest_backward(&dy, self.sizes)?,
+            Device::Cuda(index) => cuda::nearest_backward(index, &dy, self.sizes)?,
+        };
+        grads.add(self.x, dx)
     }
 }
 
@@ -91,10 +93,11 @@ impl Node for MeanPool {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        match dy.device() {
-            Device::Cpu => grads.add(self.x, cpu::mean2_backward(&dy, self.sizes)?),
-            device => Err(no_kernel("mean_pool2 backward", device)),
-        }
+        let dx = match dy.device() {
+            Device::Cpu => cpu::mean2_backward(&dy, self.sizes)?,
+            Device::Cuda(index) => cuda::mean2_backward(index, &dy, self.sizes)?,
+        };
+        grads.add(self.x, dx)
     }
 }
 
@@ -174,6 +177,58 @@ mod cpu {
     }
 }
 
+mod cuda {
+    use super::Sizes;
+    use crate::device::Device;
+    use crate::device::cuda::{Geometry, args, gpu, size};
+    use crate::error::Result;
+    use crate::kernels::{Kernel, resample as kernel};
+    use crate::ops::lanes;
+    use crate::tensor::{Dtype, Shape, Tensor};
+
+    pub(super) fn nearest(index: usize, x: &Tensor, s: Sizes) -> Result<Tensor> {
+        launch(kernel::NEAREST, index, x, [s.n, s.h_out, s.w_out, s.c], s)
+    }
+
+    pub(super) fn nearest_backward(index: usize, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+        launch(kernel::NEAREST_BACKWARD, index, dy, [s.n, s.h, s.w, s.c], s)
+    }
+
+    pub(super) fn mean2(index: usize, x: &Tensor, s: Sizes) -> Result<Tensor> {
+        launch(kernel::MEAN, index, x, [s.n, s.h_out, s.w_out, s.c], s)
+    }
+
+    pub(super) fn mean2_backward(index: usize, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+        launch(kernel::MEAN_BACKWARD, index, dy, [s.n, s.h, s.w, s.c], s)
+    }
+
+    /// The four kernels differ in which side they write, `out`.
+    fn launch(which: Kernel, index: usize, from: &Tensor, out: [usize; 4], s: Sizes) -> Result<Tensor> {
+        let [n, h, w, c] = out;
+        let mut target = Tensor::empty(Shape::from(out), Dtype::F32, Device::Cuda(index))?;
+        size(s.w.max(s.w_out) * c)?;
+        let lanes = lanes(&[c]);
+        let units = w * c / lanes;
+        let threads = units.next_multiple_of(32).clamp(32, 256) as u32;
+        let args = args![
+            from.cuda_as::<f32>()?,
+            target.cuda_mut()?,
+            (n * h) as u64,
+            size(s.h)?,
+            size(s.w)?,
+            size(c / lanes)?,
+            size(s.h_out)?,
+            size(s.w_out)?,
+            size(lanes)?
+        ];
+        let geometry = Geometry::per_image(n * h, units, threads)?;
+        // SAFETY: x-like tensors hold n·h·w·c f32 and y-like ones n·h_out·w_out·c (checked where `s` is made, and `from` is the side that
+        // is not written); a thread writes its columns of n·h rows and reads what belongs to them; all four kernels take these arguments.
+        unsafe { gpu(index)?.launch(which, geometry, &args) }?;
+        Ok(target)
+    }
+}
+
 #[doc(hidden)]
 pub mod cases {
     use super::{mean_pool2, upsample_nearest};
@@ -225,9 +280,16 @@ pub mod cases {
         }
     }
 
-    /// Rows: doubling, an odd size, a size that is no multiple, shrinking, odd pooling.
+    /// Rows: doubling, an odd size, a size that is no multiple, shrinking, odd pooling; channels one and four at a time, more columns
+    /// than a thread block.
     pub fn table() -> Vec<Case> {
         vec![
+            nearest([2, 3, 2, 8], 6, 4, 76),
+            nearest([1, 3, 3, 4], 5, 7, 77),
+            nearest([1, 2, 40, 32], 3, 80, 78),
+            mean([1, 4, 4, 8], 79),
+            mean([2, 3, 5, 4], 170),
+            mean([1, 2, 90, 32], 171),
             nearest([2, 3, 4, 3], 6, 8, 70),
             nearest([1, 3, 2, 2], 5, 3, 71),
             nearest([1, 1, 1, 5], 2, 1, 72),

@@ -125,6 +125,12 @@ impl Tensor {
         }
     }
 
+    /// The memory on a GPU, of elements `T`.
+    pub(crate) fn cuda_as<T: Element>(&self) -> Result<&CudaBuffer> {
+        self.check_dtype(T::DTYPE)?;
+        self.cuda()
+    }
+
     /// Copies `data` (row-major, last axis fastest) to the host.
     ///
     /// # Errors

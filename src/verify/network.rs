@@ -2,6 +2,7 @@
 
 use super::measure::{largest, table};
 use super::{Bound, Identity};
+use crate::device::Device;
 use crate::error::Result;
 use crate::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
 use crate::nn::{BlockType, Mode, Params, UNet, UNetConfig, initialise};
@@ -160,7 +161,7 @@ const PHASE_ERROR: f64 = 3.0 * 2000.0 * f32::EPSILON as f64;
 
 /// Sines, then cosines, of each time.
 fn features(times: &[f32]) -> Result<Vec<f32>> {
-    time_features(times, DIM, false, 0.0)?.to_vec()
+    time_features(times, DIM, false, 0.0, Device::Cpu)?.to_vec()
 }
 
 fn repeats() -> Result<f64> {
