@@ -13,7 +13,7 @@ use common::{Bench, Row, Work};
 use naive::{AttentionShape, ConvShape, NormShape};
 use std::hint::black_box;
 use std::time::Instant;
-use tweedie::ops::{self, AdamW, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
+use tweedie::ops::{self, AdamW, AdamWEntry, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tape::{Grads, Tape};
 use tweedie::tensor::{Shape, Tensor};
@@ -248,29 +248,33 @@ fn adamw(bench: &mut Bench, count: usize) -> Result<()> {
         adam_eps: 1e-8,
         weight_decay: 0.01,
         step,
-        grad_scale: 0.5,
+        grad_clip: 0.5,
         ema_decay: 0.999,
     };
     let (start, grad) = (normal([count], 1, 1.0)?, normal([count], 2, 1.0)?);
     let zeros = || Tensor::from_slice(&vec![0.0_f32; count], [count]);
     let (mut p, mut ema, mut m, mut v) = (start.clone(), start.clone(), zeros()?, zeros()?);
+    // Twice what is allowed: gradients are halved.
+    let (loss, norm) = (Tensor::from_slice(&[1.0_f32], [1])?, Tensor::from_slice(&[1.0_f64], [1])?);
     let name = format!("adamw with average {} M", count / 1_000_000);
     let work = Work::Bytes(36.0 * count as f64);
     let mut step = 0;
     let measured = bench.measure(&name, work, || {
         step += 1;
         let begin = Instant::now();
-        ops::adamw(&mut p, &grad, &mut m, &mut v, &mut ema, &settings(step))?;
+        let entry = AdamWEntry { param: &mut p, grad: &grad, m: &mut m, v: &mut v, ema: &mut ema };
+        ops::adamw([entry], &settings(step), &loss, &norm)?;
         Ok(begin.elapsed())
     });
     if let Some(seconds) = measured {
         let (first, grad_values) = (start.to_vec::<f32>()?, grad.host::<f32>()?);
         let mut state = [first.clone(), vec![0.0; count], vec![0.0; count], first];
-        naive::adamw(&mut state, grad_values, &settings(1));
+        naive::adamw(&mut state, grad_values, 0.5, &settings(1));
         (p, ema, m, v) = (start.clone(), start.clone(), zeros()?, zeros()?);
-        ops::adamw(&mut p, &grad, &mut m, &mut v, &mut ema, &settings(1))?;
+        let entry = AdamWEntry { param: &mut p, grad: &grad, m: &mut m, v: &mut v, ema: &mut ema };
+        ops::adamw([entry], &settings(1), &loss, &norm)?;
         check(&name, p.host()?, &state[0])?;
-        let naive = bench.time_naive(1.0, || naive::adamw(&mut state, grad_values, &settings(2)));
+        let naive = bench.time_naive(1.0, || naive::adamw(&mut state, grad_values, 0.5, &settings(2)));
         bench.push(Row { name, seconds, work, naive: Some(naive), extra: vec![] });
     }
     Ok(())

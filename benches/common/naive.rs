@@ -300,13 +300,13 @@ fn normals(a: u32, b: u32) -> [f32; 2] {
 /// The state of one parameter: p, m, v, ema.
 pub(crate) type AdamState = [Vec<f32>; 4];
 
-/// One AdamW update.
-pub(crate) fn adamw([p, m, v, ema]: &mut AdamState, grad: &[f32], s: &AdamW) {
+/// One AdamW update of gradients times `scale`.
+pub(crate) fn adamw([p, m, v, ema]: &mut AdamState, grad: &[f32], scale: f32, s: &AdamW) {
     let corrections = [s.beta1, s.beta2].map(|beta| 1.0 - beta.powf(s.step as f64));
     let [beta1, beta2, correction1, correction2] = [s.beta1, s.beta2, corrections[0], corrections[1]].map(|x| x as f32);
     let [lr, decay, eps, ema_decay] = [s.lr, s.weight_decay, s.adam_eps, s.ema_decay].map(|x| x as f32);
     for i in 0..p.len() {
-        let g = grad[i] * s.grad_scale as f32;
+        let g = grad[i] * scale;
         m[i] = beta1 * m[i] + (1.0 - beta1) * g;
         v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
         p[i] = p[i] * (1.0 - lr * decay) - lr * (m[i] / correction1) / ((v[i] / correction2).sqrt() + eps);

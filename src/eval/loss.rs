@@ -100,6 +100,7 @@ pub fn denoising_loss(
         let class = is_conditional.then_some(ClassInput::Labels(&labels));
         let net_out = unet.forward(params, &noised.x_t, &times, class, Mode::Inference)?;
         let (_, errors) = ops::weighted_mse(&net_out, &target, &vec![1.0; n])?;
+        let errors = errors.to_device(Device::Cpu)?.to_vec::<f64>()?;
         for (((image, _), error), level) in chunk.iter().zip(errors).zip(&levels) {
             per_image[*image] += error * eps_loss_factor(scheduler.prediction, *level)? / options.draws as f64;
         }

@@ -281,6 +281,7 @@ mod tests {
             tape.backward_from_loss(&loss, &mut grads).unwrap();
             losses.push(loss.to_vec::<f32>().unwrap()[0]);
             let norm = optim::global_norm(&params, &grads).unwrap();
+            let outcome = optim::Outcome { loss, norm };
             let settings = UpdateSettings {
                 lr: 5e-3,
                 betas: (0.9, 0.999),
@@ -289,7 +290,7 @@ mod tests {
                 grad_clip: 1.0,
                 ema_decay: 0.9,
             };
-            optim::update(&mut params, &mut ema, &mut moments, &grads, norm, step, &settings).unwrap();
+            optim::update(&mut params, &mut ema, &mut moments, &grads, &outcome, step, &settings).unwrap();
         }
         let (first, last) = (losses[0], losses[199]);
         assert!(last < 0.02 * first, "{first} -> {last}");

@@ -1,12 +1,12 @@
-//! AdamW (Loshchilov & Hutter 2019, algorithm 2) with gradient scaling and the weights' moving average, in one pass.
+//! AdamW (Loshchilov & Hutter 2019, algorithm 2) with clipping by the gradients' norm and the weights' moving average, in one pass.
 //!
-//! g ← grad_scale·g;  m ← β1·m + (1−β1)·g;  v ← β2·v + (1−β2)·g²;
+//! g ← min(1, grad_clip/norm)·g;  m ← β1·m + (1−β1)·g;  v ← β2·v + (1−β2)·g²;
 //! p ← p·(1 − lr·decay) − lr·(m/(1−β1^step)) / (√(v/(1−β2^step)) + adam_eps);  ema ← ema + (1−ema_decay)·(p − ema)
 //!
-//! Cost     reads five values and writes four per parameter: 36 bytes, memory bound.
+//! Cost     reads five values and writes four per parameter: 36 bytes, memory bound. Kernel: `kernels/adamw.cu`, all parameters in one launch.
 
 use super::same_device;
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -25,75 +25,96 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Number of this update, from 1: corrects the moments' bias.
     pub step: u64,
-    /// Factor on the gradient, for clipping.
-    pub grad_scale: f64,
+    /// Gradients are scaled down to at most this norm.
+    pub grad_clip: f64,
     /// Decay of the moving average of the weights.
     pub ema_decay: f64,
 }
 
-/// Updates one parameter in place, with its moments `m`, `v` and its moving average `ema`, all of one shape.
+/// One parameter with its gradient, its moments and its moving average, all of one shape.
+pub struct AdamWEntry<'a> {
+    /// The parameter.
+    pub param: &'a mut Tensor,
+    /// Its gradient.
+    pub grad: &'a Tensor,
+    /// First moment.
+    pub m: &'a mut Tensor,
+    /// Second moment.
+    pub v: &'a mut Tensor,
+    /// Moving average of the parameter.
+    pub ema: &'a mut Tensor,
+}
+
+/// Updates parameters in place. Where `loss` or `norm` is not finite, nothing is changed: the host may look at them later.
+///
+/// * `loss` — `[1]`, f32
+/// * `norm` — `[1]`, f64, of all gradients, as [`super::grad_norm`] returns it
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ.
+/// [`Error::Shape`] if shapes differ; [`Error::Device`] if not everything lives on the device of `loss`.
 ///
 /// # Example
 /// ```
-/// use tweedie::{ops::{adamw, AdamW}, tensor::Tensor};
-/// let one = || Tensor::from_slice(&[1.0_f32], [1]);
-/// let (mut p, grad, mut ema) = (one()?, one()?, one()?);
-/// let (mut m, mut v) = (Tensor::from_slice(&[0.0_f32], [1])?, Tensor::from_slice(&[0.0_f32], [1])?);
-/// let settings = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, adam_eps: 0.0, weight_decay: 0.0, step: 1, grad_scale: 1.0, ema_decay: 0.5 };
-/// adamw(&mut p, &grad, &mut m, &mut v, &mut ema, &settings)?;
+/// use tweedie::{ops::{adamw, grad_norm, AdamW, AdamWEntry}, tensor::Tensor};
+/// let of = |value: f32| Tensor::from_slice(&[value], [1]);
+/// let (mut param, grad, mut m, mut v, mut ema) = (of(1.0)?, of(1.0)?, of(0.0)?, of(0.0)?, of(1.0)?);
+/// let settings = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, adam_eps: 0.0, weight_decay: 0.0, step: 1, grad_clip: 5.0, ema_decay: 0.5 };
+/// let norm = grad_norm([&grad])?;
+/// let entry = AdamWEntry { param: &mut param, grad: &grad, m: &mut m, v: &mut v, ema: &mut ema };
+/// adamw([entry], &settings, &of(0.3)?, &norm)?;
 /// // The first step of Adam has the length of the learning rate.
-/// assert!((p.to_vec::<f32>()?[0] - 0.9).abs() < 1e-6 && (ema.to_vec::<f32>()?[0] - 0.95).abs() < 1e-6);
+/// assert!((param.to_vec::<f32>()?[0] - 0.9).abs() < 1e-6 && (ema.to_vec::<f32>()?[0] - 0.95).abs() < 1e-6);
 /// # Ok::<(), tweedie::Error>(())
 /// ```
-pub fn adamw(
-    param: &mut Tensor,
-    grad: &Tensor,
-    m: &mut Tensor,
-    v: &mut Tensor,
-    ema: &mut Tensor,
+pub fn adamw<'a>(
+    entries: impl IntoIterator<Item = AdamWEntry<'a>>,
     settings: &AdamW,
+    loss: &Tensor,
+    norm: &Tensor,
 ) -> Result<()> {
-    for t in [grad, m, v, ema] {
+    let device = same_device("adamw", &[loss, norm])?;
+    if [loss.count(), norm.count()] != [1; 2] {
+        return Err(Error::Shape(format!("adamw: loss and norm want [1], got {} and {}", loss.shape(), norm.shape())));
+    }
+    let entries = entries.into_iter().map(|entry| check(device, entry));
+    match device {
+        Device::Cpu => cpu::update(entries, settings, loss.host::<f32>()?[0], norm.host::<f64>()?[0]),
+        Device::Cuda(index) => cuda::update(index, entries.collect::<Result<_>>()?, settings, loss, norm),
+    }
+}
+
+fn check(device: Device, entry: AdamWEntry<'_>) -> Result<AdamWEntry<'_>> {
+    let param = &*entry.param;
+    for t in [entry.grad, entry.m, entry.v, entry.ema] {
         if t.shape() != param.shape() {
             return Err(Error::Shape(format!("adamw: parameter {} and {} differ", param.shape(), t.shape())));
         }
     }
-    match same_device("adamw", &[param, grad, m, v, ema])? {
-        Device::Cpu => {
-            let grad = grad.host::<f32>()?;
-            cpu::update(param.host_mut()?, grad, m.host_mut()?, v.host_mut()?, ema.host_mut()?, settings);
-            Ok(())
-        }
-        device => Err(no_kernel("adamw", device)),
+    let own = same_device("adamw", &[param, entry.grad, entry.m, entry.v, entry.ema])?;
+    if own != device {
+        return Err(Error::Device(format!("adamw: loss lives on {device}, a parameter on {own}; move them to one")));
     }
+    Ok(entry)
 }
 
-mod cpu {
-    use super::AdamW;
-    use crate::device::{DisjointMut, for_each_block};
-    use crate::vectorise;
+/// The settings as the update uses them.
+#[derive(Clone, Copy)]
+struct Scalars {
+    keep: f32,
+    rate: f32,
+    beta1: f32,
+    beta2: f32,
+    rest1: f32,
+    rest2: f32,
+    inverse_correction2: f32,
+    adam_eps: f32,
+    ema_rest: f32,
+}
 
-    #[derive(Clone, Copy)]
-    struct Scalars {
-        keep: f32,
-        rate: f32,
-        beta1: f32,
-        beta2: f32,
-        rest1: f32,
-        rest2: f32,
-        inverse_correction2: f32,
-        adam_eps: f32,
-        grad_scale: f32,
-        ema_rest: f32,
-    }
-
-    pub(super) fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], s: &AdamW) {
-        const BLOCK: usize = 8192;
+impl Scalars {
+    fn of(s: &AdamW) -> Scalars {
         let power = |beta: f64| 1.0 - beta.powf(s.step as f64);
-        let k = Scalars {
+        Scalars {
             keep: (1.0 - s.lr * s.weight_decay) as f32,
             rate: (s.lr / power(s.beta1)) as f32,
             beta1: s.beta1 as f32,
@@ -102,33 +123,211 @@ mod cpu {
             rest2: (1.0 - s.beta2) as f32,
             inverse_correction2: (1.0 / power(s.beta2)) as f32,
             adam_eps: s.adam_eps as f32,
-            grad_scale: s.grad_scale as f32,
             ema_rest: (1.0 - s.ema_decay) as f32,
-        };
-        let count = p.len();
-        let [p, m, v, ema] = [p, m, v, ema].map(DisjointMut::new);
-        for_each_block(count.div_ceil(BLOCK), 20 * BLOCK.min(count), |block| {
-            let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
-            run(p.slice(at, len), &g[at..at + len], m.slice(at, len), v.slice(at, len), ema.slice(at, len), k);
-        });
+        }
+    }
+}
+
+mod cpu {
+    use super::{AdamW, AdamWEntry, Scalars};
+    use crate::device::{DisjointMut, for_each_block};
+    use crate::error::Result;
+    use crate::vectorise;
+
+    pub(super) fn update<'a>(
+        entries: impl Iterator<Item = Result<AdamWEntry<'a>>>,
+        s: &AdamW,
+        loss: f32,
+        norm: f64,
+    ) -> Result<()> {
+        const BLOCK: usize = 8192;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Ok(());
+        }
+        let scale = if norm > s.grad_clip { s.grad_clip / norm } else { 1.0 } as f32;
+        let k = Scalars::of(s);
+        for entry in entries {
+            let AdamWEntry { param, grad, m, v, ema } = entry?;
+            let (count, g) = (param.count(), grad.host::<f32>()?);
+            let p = DisjointMut::new(param.host_mut::<f32>()?);
+            let m = DisjointMut::new(m.host_mut::<f32>()?);
+            let v = DisjointMut::new(v.host_mut::<f32>()?);
+            let ema = DisjointMut::new(ema.host_mut::<f32>()?);
+            for_each_block(count.div_ceil(BLOCK), 20 * BLOCK.min(count), |block| {
+                let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
+                let (p, m, v) = (p.slice(at, len), m.slice(at, len), v.slice(at, len));
+                run(p, &g[at..at + len], m, v, ema.slice(at, len), k, scale);
+            });
+        }
+        Ok(())
     }
 
-    fn run(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars) {
-        vectorise!(body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars))
+    fn run(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars, scale: f32) {
+        vectorise!(body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars, scale: f32))
     }
 
     #[inline(always)]
-    fn body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars) {
+    fn body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars, scale: f32) {
         let n = p.len();
         let (g, m, v, ema) = (&g[..n], &mut m[..n], &mut v[..n], &mut ema[..n]);
         for i in 0..n {
-            let grad = k.grad_scale * g[i];
+            let grad = scale * g[i];
             m[i] = k.beta1 * m[i] + k.rest1 * grad;
             v[i] = k.beta2 * v[i] + k.rest2 * grad * grad;
             let denominator = (v[i] * k.inverse_correction2).sqrt() + k.adam_eps;
             p[i] = k.keep * p[i] - k.rate * m[i] / denominator;
             ema[i] += k.ema_rest * (p[i] - ema[i]);
         }
+    }
+}
+
+mod cuda {
+    use super::{AdamW, AdamWEntry, Scalars};
+    use crate::device::cuda::{ChunkTable, args, gpu};
+    use crate::error::Result;
+    use crate::kernels::adamw as kernel;
+    use crate::tensor::Tensor;
+
+    pub(super) fn update(
+        index: usize,
+        entries: Vec<AdamWEntry<'_>>,
+        s: &AdamW,
+        loss: &Tensor,
+        norm: &Tensor,
+    ) -> Result<()> {
+        let gpu = gpu(index)?;
+        let mut table = ChunkTable::default();
+        for AdamWEntry { param, grad, m, v, ema } in entries {
+            let count = param.count();
+            let grad = grad.cuda_as::<f32>()?;
+            let written = [param, m, v, ema];
+            for tensor in &written {
+                tensor.cuda_as::<f32>()?;
+            }
+            // Weights and averages share memory until the first update.
+            let [param, m, v, ema] = written.map(|tensor| tensor.make_unique().and_then(|()| tensor.cuda_mut()));
+            table.push([&*param?, grad, &*m?, &*v?, &*ema?], count);
+        }
+        let (table, rows, geometry) = table.upload(&gpu)?;
+        let k = Scalars::of(s);
+        let args = args![
+            &table,
+            rows,
+            loss.cuda_as::<f32>()?,
+            norm.cuda_as::<f64>()?,
+            s.grad_clip,
+            k.keep,
+            k.rate,
+            k.beta1,
+            k.beta2,
+            k.rest1,
+            k.rest2,
+            k.inverse_correction2,
+            k.adam_eps,
+            k.ema_rest
+        ];
+        // SAFETY: the table names f32 buffers of equal counts (checked in `check`); those written belong to one tensor each, which the
+        // entries borrow; loss and norm hold a number each; order and types are those of `adamw_update`.
+        unsafe { gpu.launch(kernel::UPDATE, geometry, &args) }
+    }
+}
+
+#[doc(hidden)]
+pub(super) mod cases {
+    use super::{AdamW, AdamWEntry, adamw};
+    use crate::error::Result;
+    use crate::ops::grad_norm;
+    use crate::tensor::Tensor;
+    use crate::testing::{Array, Case};
+
+    const SETTINGS: AdamW = AdamW {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.99,
+        adam_eps: 1e-8,
+        weight_decay: 0.05,
+        step: 3,
+        grad_clip: 1.0,
+        ema_decay: 0.9,
+    };
+
+    /// Returns the parameters, first and second moments and averages of all tensors, one after the other.
+    fn stack(tensors: &[Vec<Tensor>; 4]) -> Result<Tensor> {
+        let all: Vec<Tensor> = tensors.iter().flatten().cloned().collect();
+        let count: usize = all.iter().map(Tensor::count).sum();
+        Tensor::stack_rows(&all, [count])
+    }
+
+    /// Parameters of `counts` elements. Inputs: p, g, m and v of each in turn; the average begins as the parameter's own memory.
+    fn case(counts: &[usize], grad_clip: f64, loss: f32) -> Case {
+        let normal = |count: usize, seed: u64, scale: f32| Array::normal([count], seed, scale, 0.0);
+        let inputs: Vec<Array> = counts
+            .iter()
+            .zip((200..).step_by(4))
+            .flat_map(|(count, seed)| {
+                let mut v = normal(*count, seed + 3, 1.0);
+                v.data.iter_mut().for_each(|v| *v = f64::from((v.abs() + 0.1) as f32));
+                [normal(*count, seed, 0.01), normal(*count, seed + 1, 1.0), normal(*count, seed + 2, 0.5), v]
+            })
+            .collect();
+        let settings = AdamW { grad_clip, ..SETTINGS };
+        Case {
+            op: "adamw",
+            label: format!("{counts:?}, clip {grad_clip}, loss {loss}"),
+            differentiable: vec![false; inputs.len()],
+            inputs,
+            run: Box::new(move |t| {
+                let column = |k: usize| t.iter().skip(k).step_by(4).cloned().collect::<Vec<Tensor>>();
+                let grads = column(1);
+                let mut state = [column(0), column(2), column(3), column(0)];
+                let loss = Tensor::from_slice(&[loss], [1])?.to_device(t[0].device())?;
+                let norm = grad_norm(&grads)?;
+                let [p, m, v, ema] = &mut state;
+                let rest = grads.iter().zip(m).zip(v.iter_mut().zip(ema));
+                let entries =
+                    p.iter_mut().zip(rest).map(|(param, ((grad, m), (v, ema)))| AdamWEntry { param, grad, m, v, ema });
+                adamw(entries, &settings, &loss, &norm)?;
+                stack(&state)
+            }),
+            oracle: Box::new(move |a| {
+                let squares = a.iter().skip(1).step_by(4).flat_map(|g| &g.data).map(|g| g * g);
+                let norm = squares.sum::<f64>().sqrt();
+                let scale = if norm > settings.grad_clip { settings.grad_clip / norm } else { 1.0 };
+                let mut out: [Vec<f64>; 4] = Default::default();
+                for tensor in a.chunks_exact(4) {
+                    for i in 0..tensor[0].data.len() {
+                        let [p, g, m, v] = [0, 1, 2, 3].map(|k| tensor[k].data[i]);
+                        let after = if loss.is_finite() { update(&settings, p, scale * g, m, v) } else { [p, m, v, p] };
+                        after.into_iter().zip(&mut out).for_each(|(value, list)| list.push(value));
+                    }
+                }
+                let data = out.concat();
+                Array { shape: [data.len()].into(), data }
+            }),
+            terms: 4,
+            grad_terms: 1,
+        }
+    }
+
+    /// Algorithm 2 for one number: p, m, v and the average after it.
+    fn update(s: &AdamW, p: f64, g: f64, m: f64, v: f64) -> [f64; 4] {
+        let (m, v) = (s.beta1 * m + (1.0 - s.beta1) * g, s.beta2 * v + (1.0 - s.beta2) * g * g);
+        let power = |beta: f64| 1.0 - beta.powi(s.step as i32);
+        let (mh, vh) = (m / power(s.beta1), v / power(s.beta2));
+        let after = p - s.lr * s.weight_decay * p - s.lr * mh / (vh.sqrt() + s.adam_eps);
+        [after, m, v, p + (1.0 - s.ema_decay) * (after - p)]
+    }
+
+    /// Rows: one number, with and without clipping, edges of a chunk, many tensors, a loss that is not finite.
+    pub(crate) fn table() -> Vec<Case> {
+        vec![
+            case(&[1], 1e3, 0.5),
+            case(&[37, 4096], 1.0, 0.5),
+            case(&[4097, 2, 8195], 1e3, 0.5),
+            case(&[5; 9], 1.0, 0.5),
+            case(&[5, 6], 1.0, f32::NAN),
+            case(&[5, 6], 1.0, f32::INFINITY),
+        ]
     }
 }
 
@@ -161,13 +360,17 @@ mod tests {
                 adam_eps: 1e-8,
                 weight_decay: 0.05,
                 step,
-                grad_scale: 0.7,
+                grad_clip: 0.7,
                 ema_decay: 0.9,
             };
             let g = noise(100 + step);
-            adamw(&mut p, &Tensor::from_slice(&g, [count]).unwrap(), &mut m, &mut v, &mut ema, &s).unwrap();
+            let grad = Tensor::from_slice(&g, [count]).unwrap();
+            let norm = crate::ops::grad_norm([&grad]).unwrap();
+            let scale = s.grad_clip / norm.to_vec::<f64>().unwrap()[0];
+            let entry = AdamWEntry { param: &mut p, grad: &grad, m: &mut m, v: &mut v, ema: &mut ema };
+            adamw([entry], &s, &Tensor::from_slice(&[0.1_f32], [1]).unwrap(), &norm).unwrap();
             for i in 0..count {
-                let grad = s.grad_scale * f64::from(g[i]);
+                let grad = scale * f64::from(g[i]);
                 m64[i] = s.beta1 * m64[i] + (1.0 - s.beta1) * grad;
                 v64[i] = s.beta2 * v64[i] + (1.0 - s.beta2) * grad * grad;
                 let (mh, vh) = (m64[i] / (1.0 - s.beta1.powi(step as i32)), v64[i] / (1.0 - s.beta2.powi(step as i32)));

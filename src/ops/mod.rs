@@ -17,7 +17,7 @@ mod resample;
 mod reverse_step;
 mod weighted_mse;
 
-pub use adamw::{AdamW, adamw};
+pub use adamw::{AdamW, AdamWEntry, adamw};
 pub use attention::attention;
 pub use concat::{concat_channels, slice_channels};
 pub use conv2d::{Conv, ConvExtras, conv2d};
@@ -113,6 +113,8 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("fourier", fourier::cases::table()),
         ("weighted_mse", weighted_mse::cases::table()),
         ("error_norm", error_norm::cases::table()),
+        ("reduce", reduce::cases::table()),
+        ("adamw", adamw::cases::table()),
     ]
 }
 

@@ -1,8 +1,9 @@
 //! The optimiser: AdamW with gradient clipping, the weights' moving average, and learning-rate schedules.
 
-use crate::error::{Error, Result, unknown_name};
+use crate::device::Device;
+use crate::error::{Result, unknown_name};
 use crate::nn::Params;
-use crate::ops::{self, AdamW};
+use crate::ops::{self, AdamW, AdamWEntry};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
@@ -87,31 +88,49 @@ impl Moments {
     }
 }
 
-/// Norm of all gradients; a parameter without one counts as 0.
+/// Norm of all gradients, `[1]` in f64 where the parameters live; a parameter without one counts as 0.
 ///
 /// # Errors
 /// As [`ops::grad_norm`].
-pub fn global_norm(params: &Params, grads: &Grads) -> Result<f64> {
+pub fn global_norm(params: &Params, grads: &Grads) -> Result<Tensor> {
     ops::grad_norm(params.tensors().iter().filter_map(|p| grads.get(p)))
 }
 
-/// One update of all parameters; `norm` is [`global_norm`] and must be finite. `update` counts from 1.
+/// What an [`update`] goes by, on the device that made it.
+#[derive(Clone)]
+pub struct Outcome {
+    /// The loss, `[1]`.
+    pub loss: Tensor,
+    /// [`global_norm`], `[1]`.
+    pub norm: Tensor,
+}
+
+impl Outcome {
+    /// Loss and norm as numbers; waits for the device.
+    ///
+    /// # Errors
+    /// Those of the copy.
+    pub fn read(&self) -> Result<(f64, f64)> {
+        let loss = self.loss.to_device(Device::Cpu)?.host::<f32>()?[0];
+        let norm = self.norm.to_device(Device::Cpu)?.host::<f64>()?[0];
+        Ok((f64::from(loss), norm))
+    }
+}
+
+/// One update of all parameters, on their device. `update` counts from 1. Where loss or norm is not finite nothing is changed: whoever
+/// calls this reads them afterwards, so that the device need not be waited for in between.
 ///
 /// # Errors
-/// [`Error::NonFinite`] if the norm is not finite (nothing is changed).
+/// As [`ops::adamw`].
 pub fn update(
     params: &mut Params,
     ema: &mut Params,
     moments: &mut Moments,
     grads: &Grads,
-    norm: f64,
+    outcome: &Outcome,
     update: u64,
     s: &UpdateSettings,
 ) -> Result<()> {
-    if !norm.is_finite() {
-        return Err(Error::NonFinite(format!("update {update}: the gradient norm is {norm}")));
-    }
-    let grad_scale = if norm > s.grad_clip { s.grad_clip / norm } else { 1.0 };
     let settings = AdamW {
         lr: s.lr,
         beta1: s.betas.0,
@@ -119,15 +138,15 @@ pub fn update(
         adam_eps: s.adam_eps,
         weight_decay: s.weight_decay,
         step: update,
-        grad_scale,
+        grad_clip: s.grad_clip,
         ema_decay: s.ema_decay,
     };
-    for (i, (param, ema)) in params.tensors_mut().iter_mut().zip(ema.tensors_mut()).enumerate() {
-        if let Some(grad) = grads.get(param).cloned() {
-            ops::adamw(param, &grad, &mut moments.m[i], &mut moments.v[i], ema, &settings)?;
-        }
-    }
-    Ok(())
+    let averaged = params.tensors_mut().iter_mut().zip(ema.tensors_mut());
+    let entries = averaged.zip(moments.m.iter_mut().zip(&mut moments.v)).filter_map(|((param, ema), (m, v))| {
+        let grad = grads.get(param)?;
+        Some(AdamWEntry { param, grad, m, v, ema })
+    });
+    ops::adamw(entries, &settings, &outcome.loss, &outcome.norm)
 }
 
 #[cfg(test)]

@@ -339,6 +339,19 @@ impl Tensor {
         }
     }
 
+    /// Copies memory of a GPU that other tensors share, so that [`Tensor::cuda_mut`] may write to it.
+    pub(crate) fn make_unique(&mut self) -> Result<()> {
+        if Arc::get_mut(&mut self.storage).is_some() {
+            return Ok(());
+        }
+        let shared = self.cuda()?;
+        let (gpu, bytes) = (cuda::gpu(shared.index())?, self.count() * self.dtype.size());
+        let mut copy = gpu.take(bytes)?;
+        gpu.copy(shared, 0, &mut copy, 0, bytes)?;
+        self.storage = Arc::new(Storage::Cuda(copy));
+        Ok(())
+    }
+
     /// Whether every element is finite.
     ///
     /// # Errors

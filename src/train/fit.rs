@@ -125,15 +125,11 @@ pub fn fit_levels<N: Network>(
         let mut batch = Batch::noised(scheduler, x0, &levels, address)?;
         batch.weights.iter_mut().zip(&levels).for_each(|(w, at)| *w *= (options.weight)(*at) as f32);
         let mode = Mode::Training(Address::new(options.seed, Purpose::Dropout).step(step as usize));
-        let mut gradients = || {
-            let net_out = || network.net_out(&raw, &batch.input, &batch.times, mode);
-            batch.gradients(&raw, &mut grads, net_out)
+        let gradients = |raw: &Params, grads: &mut Grads| {
+            let net_out = || network.net_out(raw, &batch.input, &batch.times, mode);
+            batch.gradients(raw, grads, net_out)
         };
-        let (loss, norm) = gradients()?;
-        if !loss.is_finite() || !norm.is_finite() {
-            let cause = batch.explain_non_finite(loss, norm, gradients);
-            return Err(Error::NonFinite(format!("fit: step {step}: {cause}; try a smaller learning rate")));
-        }
+        let outcome = gradients(&raw, &mut grads)?;
         let settings = UpdateSettings {
             lr: options.lr_schedule.rate(options.lr, step, options.warmup, options.steps),
             betas: (0.9, 0.999), // Kingma & Ba 2015, algorithm 1
@@ -142,7 +138,12 @@ pub fn fit_levels<N: Network>(
             grad_clip: options.grad_clip,
             ema_decay: optim::ema_decay(options.ema_decay, step),
         };
-        optim::update(&mut raw, &mut params, &mut moments, &grads, norm, step + 1, &settings)?;
+        optim::update(&mut raw, &mut params, &mut moments, &grads, &outcome, step + 1, &settings)?;
+        let (loss, norm) = outcome.read()?;
+        if !loss.is_finite() || !norm.is_finite() {
+            let cause = batch.explain_non_finite(loss, norm, || gradients(&raw, &mut grads));
+            return Err(Error::NonFinite(format!("fit: step {step}: {cause}; try a smaller learning rate")));
+        }
         losses.push(loss);
     }
     Ok(Fitted { params, losses })

@@ -5,7 +5,7 @@ use crate::denoiser;
 use crate::error::Result;
 use crate::nn::Params;
 use crate::ops;
-use crate::optim;
+use crate::optim::{self, Outcome};
 use crate::process::{Level, SchedulerConfig};
 use crate::rng::Address;
 use crate::tape::{self, Grads, Tape};
@@ -39,28 +39,23 @@ impl Batch {
     }
 
     /// Fills `grads` with those of the mean squared error of `net_out`, each row weighted; returns the loss and the norm
-    /// of the gradients.
+    /// of the gradients, which the device may still be at work on.
     pub(super) fn gradients(
         &self,
         params: &Params,
         grads: &mut Grads,
         net_out: impl FnOnce() -> Result<Tensor>,
-    ) -> Result<(f64, f64)> {
+    ) -> Result<Outcome> {
         grads.clear();
         let (loss, tape) = Tape::record(|| Ok(ops::weighted_mse(&net_out()?, &self.target, &self.weights)?.0))?;
         tape.backward_from_loss(&loss, grads)?;
         let norm = optim::global_norm(params, grads)?;
-        Ok((f64::from(loss.host::<f32>()?[0]), norm))
+        Ok(Outcome { loss, norm })
     }
 
     /// Where the first number that is not finite came from, as a sentence part; `again` runs the step once more while every
     /// number is checked.
-    pub(super) fn explain_non_finite(
-        &self,
-        loss: f64,
-        norm: f64,
-        again: impl FnOnce() -> Result<(f64, f64)>,
-    ) -> String {
+    pub(super) fn explain_non_finite<T>(&self, loss: f64, norm: f64, again: impl FnOnce() -> Result<T>) -> String {
         let what = if loss.is_finite() { format!("gradient norm is {norm}") } else { format!("loss is {loss}") };
         let cause = match self.x0.is_finite() {
             Ok(false) => Some("the batch itself holds numbers that are not finite".to_string()),

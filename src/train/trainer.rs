@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loss;
 use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet, initialise};
-use crate::optim::{self, LrSchedule, Moments, UpdateSettings};
+use crate::optim::{self, LrSchedule, Moments, Outcome, UpdateSettings};
 use crate::process::{Level, Process, SchedulerConfig};
 use crate::rng::{Address, Purpose};
 use crate::tape::Grads;
@@ -133,10 +133,7 @@ impl<'a> Trainer<'a> {
     pub fn train_step(&mut self) -> Result<StepReport> {
         let begin = Instant::now();
         let batch = self.draw_batch()?;
-        let (loss, norm) = self.gradients(&batch)?;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(self.explain_non_finite(&batch, loss, norm));
-        }
+        let outcome = self.gradients(&batch)?;
         let c = &self.config;
         let lr = self.lr_schedule.rate(c.lr, self.step, c.warmup_steps, c.steps);
         let settings = UpdateSettings {
@@ -148,7 +145,12 @@ impl<'a> Trainer<'a> {
             ema_decay: optim::ema_decay(c.ema_decay, self.step),
         };
         let update = self.step + 1;
-        optim::update(&mut self.raw, &mut self.ema, &mut self.moments, &self.grads, norm, update, &settings)?;
+        optim::update(&mut self.raw, &mut self.ema, &mut self.moments, &self.grads, &outcome, update, &settings)?;
+        // The first look at what the device did: nothing was changed if these are not finite.
+        let (loss, norm) = outcome.read()?;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(self.explain_non_finite(&batch, loss, norm));
+        }
         self.grads.clear();
         self.last_loss = Some(loss);
         let seconds = begin.elapsed().as_secs_f64();
@@ -181,7 +183,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Fills `self.grads`; returns the loss and the norm of the gradients.
-    fn gradients(&mut self, batch: &Batch) -> Result<(f64, f64)> {
+    fn gradients(&mut self, batch: &Batch) -> Result<Outcome> {
         let mode = Mode::Training(Address::new(self.config.seed, Purpose::Dropout).step(self.step as usize));
         let labels = self.is_class_conditional().then_some(ClassInput::Labels(&self.labels));
         let net_out = || self.unet.forward(&self.raw, &batch.input, &batch.times, labels, mode);
@@ -239,12 +241,12 @@ mod tests {
         let mut trainer =
             Trainer::new(&TrainConfig { batch: 16, warmup_steps: 0, ..tiny() }, &data, Device::Cpu).unwrap();
         let batch = trainer.draw_batch().unwrap();
-        let (first, _) = trainer.gradients(&batch).unwrap();
+        let (first, _) = trainer.gradients(&batch).unwrap().read().unwrap();
         assert!(trainer.raw.tensors().iter().all(|p| trainer.grads.get(p).is_some()));
         for _ in 0..20 {
             trainer.train_step().unwrap();
         }
-        let (last, _) = trainer.gradients(&batch).unwrap();
+        let (last, _) = trainer.gradients(&batch).unwrap().read().unwrap();
         assert!(last < 0.8 * first, "{first} -> {last}");
     }
 }

@@ -4,7 +4,9 @@
 use super::{Gpu, Pool, failed};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, mem_pool};
-use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtrMut, DriverError, PinnedHostSlice, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError, PinnedHostSlice, sys,
+};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -31,6 +33,11 @@ impl CudaBuffer {
     /// Index of the GPU.
     pub(crate) fn index(&self) -> usize {
         self.index
+    }
+
+    /// The address on the GPU, for tables that kernels read: whoever launches such a kernel keeps the buffer until then.
+    pub(crate) fn address(&self) -> u64 {
+        self.slice.device_ptr(self.slice.stream()).0
     }
 
     pub(super) fn slice(&self) -> &CudaSlice<u8> {

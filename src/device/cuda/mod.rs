@@ -4,9 +4,11 @@
 //! kernel that uses it has yet to run. libcuda and libnvrtc are loaded at run time, and asked for before the first call that would panic
 //! without them.
 
+mod chunks;
 mod compile;
 mod memory;
 
+pub(crate) use chunks::ChunkTable;
 pub use memory::CudaBuffer;
 
 use crate::error::{Error, Result};
@@ -30,6 +32,7 @@ pub(crate) enum Arg<'a> {
     U32(u32),
     U64(u64),
     F32(f32),
+    F64(f64),
 }
 
 impl<'a> From<&'a CudaBuffer> for Arg<'a> {
@@ -65,6 +68,12 @@ impl From<u64> for Arg<'_> {
 impl From<f32> for Arg<'_> {
     fn from(value: f32) -> Self {
         Arg::F32(value)
+    }
+}
+
+impl From<f64> for Arg<'_> {
+    fn from(value: f64) -> Self {
+        Arg::F64(value)
     }
 }
 
@@ -221,6 +230,7 @@ impl Gpu {
                 Arg::U32(value) => builder.arg(value),
                 Arg::U64(value) => builder.arg(value),
                 Arg::F32(value) => builder.arg(value),
+                Arg::F64(value) => builder.arg(value),
             };
         }
         // SAFETY: the caller vouches for the arguments.

@@ -1,0 +1,23 @@
+// Sums over a block, in a fixed order: within a warp by halves, then the warps in turn.
+#include "common.cuh"
+
+__device__ __forceinline__ double warp_sum(double value) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) value += __shfl_down_sync(0xffffffffu, value, offset);
+    return value;
+}
+
+// The sum of `value` over a block of whole warps, known to thread 0; `warps` holds a number for each warp, and may be used again after a
+// barrier. Every thread of the block takes part.
+__device__ __forceinline__ double block_sum(double value, double* __restrict__ warps) {
+    value = warp_sum(value);
+    if ((threadIdx.x & 31u) == 0) warps[threadIdx.x >> 5] = value;
+    __syncthreads();
+    double sum = 0.0;
+    if (threadIdx.x == 0) {
+        for (u32 i = 0; i < blockDim.x >> 5; i++) sum += warps[i];
+    }
+    return sum;
+}
+
+__device__ __forceinline__ bool is_finite(double v) { return fabs(v) < __longlong_as_double(0x7ff0000000000000ll); }
