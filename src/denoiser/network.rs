@@ -79,8 +79,11 @@ fn denoise_rows(
     forward: impl FnOnce(&Tensor, &[f32]) -> Result<Tensor>,
 ) -> Result<Vec<Estimate>> {
     let times: Vec<f32> = at.iter().map(|at| network_time(scheduler, *at)).collect();
-    let scales: Vec<f32> = at.iter().map(|at| scheduler.input_scale(*at) as f32).collect();
-    let net_out = forward(&scale_rows(x_t, &scales)?, &times)?;
+    let scales: Vec<f64> = at.iter().map(|at| scheduler.input_scale(*at)).collect();
+    let net_out = match scales.iter().all(|scale| *scale == 1.0) {
+        true => forward(x_t, &times)?,
+        false => forward(&ops::blend(x_t, &scales, None)?, &times)?,
+    };
     let rows = at.iter().enumerate();
     rows.map(|(i, at)| estimate(scheduler, x_t.rows(i, 1)?, net_out.rows(i, 1)?, *at)).collect()
 }
@@ -93,12 +96,4 @@ fn network_time(scheduler: &SchedulerConfig, at: Level) -> f32 {
 fn estimate(scheduler: &SchedulerConfig, x_t: Tensor, net_out: Tensor, at: Level) -> Result<Estimate> {
     let (x0, eps) = (x0_coefficients(scheduler.prediction, at)?, eps_coefficients(scheduler.prediction, at)?);
     Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None })
-}
-
-fn scale_rows(x: &Tensor, scales: &[f32]) -> Result<Tensor> {
-    if scales.iter().all(|s| *s == 1.0) {
-        return Ok(x.clone());
-    }
-    let rows = scales.iter().enumerate().map(|(i, s)| ops::affine(&x.rows(i, 1)?, *s, 0.0));
-    Tensor::stack_rows(&rows.collect::<Result<Vec<_>>>()?, x.shape())
 }

@@ -3,7 +3,7 @@
 //! All are linear in (x_t, net_out) with x_t = alpha·x0 + sigma·eps and v = alpha·eps − sigma·x0.
 
 use crate::error::{Error, Result};
-use crate::ops::{self, Noise, ReverseStep, StepInputs};
+use crate::ops;
 use crate::process::{Level, Prediction};
 use crate::tensor::Tensor;
 
@@ -85,13 +85,9 @@ pub fn target(prediction: Prediction, x0: &Tensor, eps: &Tensor, alpha: &[f64], 
         Prediction::Eps => Ok(eps.clone()),
         Prediction::X0 => Ok(x0.clone()),
         _ => {
-            let rows = alpha.iter().zip(sigma).enumerate().map(|(i, (alpha, sigma))| {
-                let (to_x, to_out) = target_coefficients(prediction, *alpha, *sigma);
-                let step = ReverseStep { to_x, to_out, ..Default::default() };
-                ops::reverse_step(&x0.rows(i, 1)?, &eps.rows(i, 1)?, StepInputs::default(), &step, Noise::None)
-            });
-            let rows = rows.collect::<Result<Vec<_>>>()?;
-            Tensor::stack_rows(&rows, x0.shape())
+            let factors = alpha.iter().zip(sigma).map(|(alpha, sigma)| target_coefficients(prediction, *alpha, *sigma));
+            let (of_x0, of_eps): (Vec<f64>, Vec<f64>) = factors.unzip();
+            ops::blend(x0, &of_x0, Some((eps, &of_eps)))
         }
     }
 }

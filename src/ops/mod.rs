@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod blend;
 mod concat;
 mod conv2d;
 mod dropout;
@@ -19,6 +20,7 @@ mod weighted_mse;
 
 pub use adamw::{AdamW, AdamWEntry, adamw};
 pub use attention::attention;
+pub use blend::blend;
 pub use concat::{concat_channels, slice_channels};
 pub use conv2d::{Conv, ConvExtras, conv2d};
 pub use dropout::dropout;
@@ -114,6 +116,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("weighted_mse", weighted_mse::cases::table()),
         ("error_norm", error_norm::cases::table()),
         ("reduce", reduce::cases::table()),
+        ("blend", blend::cases::table()),
         ("adamw", adamw::cases::table()),
     ]
 }
