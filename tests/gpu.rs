@@ -49,7 +49,7 @@ macro_rules! rooms {
         }
     };
 }
-rooms!(pointwise, concat, resample, embed, dropout, fourier, weighted_mse, reduce, adamw, blend);
+rooms!(pointwise, concat, resample, embed, dropout, fourier, weighted_mse, reduce, adamw, blend, dynamic_threshold);
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {
     let mut values = vec![0.0_f32; n * row];

@@ -6,6 +6,7 @@ mod blend;
 mod concat;
 mod conv2d;
 mod dropout;
+mod dynamic_threshold;
 mod embed;
 mod error_norm;
 mod fourier;
@@ -24,6 +25,7 @@ pub use blend::blend;
 pub use concat::{concat_channels, slice_channels};
 pub use conv2d::{Conv, ConvExtras, conv2d};
 pub use dropout::dropout;
+pub use dynamic_threshold::dynamic_threshold;
 pub use embed::embed;
 pub use error_norm::error_norm;
 pub use fourier::time_features;
@@ -117,6 +119,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("error_norm", error_norm::cases::table()),
         ("reduce", reduce::cases::table()),
         ("blend", blend::cases::table()),
+        ("dynamic_threshold", dynamic_threshold::cases::table()),
         ("adamw", adamw::cases::table()),
     ]
 }
