@@ -7,6 +7,8 @@
 
 #[path = "softgpu/tests/harness.rs"]
 mod harness;
+#[path = "gpu/small.rs"]
+mod small;
 
 use tweedie::device::Device;
 use tweedie::ops::{self, Noise, ReverseStep, StepInputs};
@@ -49,7 +51,21 @@ macro_rules! rooms {
         }
     };
 }
-rooms!(pointwise, concat, resample, embed, dropout, fourier, weighted_mse, reduce, adamw, blend, dynamic_threshold);
+rooms!(
+    pointwise,
+    concat,
+    resample,
+    embed,
+    dropout,
+    fourier,
+    weighted_mse,
+    reduce,
+    adamw,
+    blend,
+    dynamic_threshold,
+    perturb,
+    reverse_step
+);
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {
     let mut values = vec![0.0_f32; n * row];

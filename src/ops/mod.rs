@@ -120,6 +120,8 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("reduce", reduce::cases::table()),
         ("blend", blend::cases::table()),
         ("dynamic_threshold", dynamic_threshold::cases::table()),
+        ("perturb", perturb::cases::table()),
+        ("reverse_step", reverse_step::cases::table()),
         ("adamw", adamw::cases::table()),
     ]
 }

@@ -163,6 +163,50 @@ mod cuda {
     }
 }
 
+#[doc(hidden)]
+pub(super) mod cases {
+    use super::perturb;
+    use crate::rng::{Address, Purpose};
+    use crate::tensor::Tensor;
+    use crate::testing::{Array, Case};
+
+    /// x_t, and eps after it.
+    fn case(n: usize, row: usize) -> Case {
+        let address = Address::new(0x1234_5678_9abc_def0, Purpose::TrainNoise).step(7).sub_index(5);
+        let alpha: Vec<f64> = (0..n).map(|i| 0.9 - 0.4 * i as f64).collect();
+        let sigma: Vec<f64> = (0..n).map(|i| 0.1 + 0.7 * i as f64).collect();
+        let samples: Vec<u32> = (0..n as u32).map(|i| 1_000_003 * i + 4).collect();
+        let (alpha_too, sigma_too, samples_too) = (alpha.clone(), sigma.clone(), samples.clone());
+        Case {
+            op: "perturb",
+            label: format!("{n}x{row}"),
+            inputs: vec![Array::normal([n, row], 230, 1.0, 0.0)],
+            differentiable: vec![false],
+            run: Box::new(move |t| {
+                let p = perturb(&t[0], &alpha, &sigma, address, &samples)?;
+                Tensor::stack_rows(&[p.x_t, p.eps], [2, n, row])
+            }),
+            oracle: Box::new(move |a| {
+                let mut eps = vec![0.0_f32; n * row];
+                for (image, eps) in eps.chunks_exact_mut(row).enumerate() {
+                    address.sample(samples_too[image] as usize).fill_normal(eps);
+                }
+                let eps: Vec<f64> = eps.into_iter().map(f64::from).collect();
+                let noised = a[0].data.iter().zip(&eps).enumerate();
+                let x_t = noised.map(|(k, (x0, eps))| alpha_too[k / row] * x0 + sigma_too[k / row] * eps);
+                Array { shape: [2, n, row].into(), data: x_t.chain(eps.iter().copied()).collect() }
+            }),
+            terms: 2,
+            grad_terms: 1,
+        }
+    }
+
+    /// Rows: one value, less than four, aligned, not aligned, more than a thread block.
+    pub(crate) fn table() -> Vec<Case> {
+        vec![case(1, 1), case(3, 3), case(2, 64), case(3, 77), case(2, 1030)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -338,6 +338,88 @@ mod cuda {
     }
 }
 
+#[doc(hidden)]
+pub(super) mod cases {
+    use super::{Noise, ReverseStep, StepInputs, reverse_step};
+    use crate::rng::{Address, Purpose};
+    use crate::testing::{Array, Case};
+
+    const SAMPLES: [u32; 2] = [6, 2];
+
+    #[derive(Clone, Copy, Debug)]
+    enum Kind {
+        None,
+        Given,
+        Drawn,
+    }
+
+    /// Inputs: x_t, net_out, x0_hat, past, z.
+    fn case(row: usize, clip: Option<f64>, with_x0: bool, with_past: bool, kind: Kind) -> Case {
+        let step = ReverseStep {
+            from_x: 1.25,
+            from_out: -0.75,
+            clip,
+            to_x: 0.3,
+            to_x0: 0.5,
+            to_out: 0.2,
+            to_past: 0.7,
+            noise: 0.4,
+        };
+        let address = Address::new(9, Purpose::ReverseStep).step(3);
+        Case {
+            op: "reverse_step",
+            label: format!("row {row}, clip {clip:?}, x0 {with_x0}, past {with_past}, noise {kind:?}"),
+            inputs: (240..245).map(|seed| Array::normal([2, row], seed, 1.0, 0.0)).collect(),
+            differentiable: vec![false; 5],
+            run: Box::new(move |t| {
+                let inputs = StepInputs { x0_hat: with_x0.then_some(&t[2]), past: with_past.then_some(&t[3]) };
+                let noise = match kind {
+                    Kind::None => Noise::None,
+                    Kind::Given => Noise::Given(&t[4]),
+                    Kind::Drawn => Noise::Drawn { address, samples: &SAMPLES },
+                };
+                reverse_step(&t[0], &t[1], inputs, &step, noise)
+            }),
+            oracle: Box::new(move |a| {
+                let mut drawn = vec![0.0_f32; 2 * row];
+                for (image, z) in drawn.chunks_exact_mut(row).enumerate() {
+                    address.sample(SAMPLES[image] as usize).fill_normal(z);
+                }
+                let mut next = Array::zeros([2, row]);
+                for (k, next) in next.data.iter_mut().enumerate() {
+                    let [x, out, x0, past, z] = [0, 1, 2, 3, 4].map(|i| a[i].data[k]);
+                    let raw = 1.25 * x - 0.75 * out;
+                    let x0 = if with_x0 { x0 } else { clip.map_or(raw, |c| raw.clamp(-c, c)) };
+                    let past = if with_past { 0.7 * past } else { 0.0 };
+                    let z = match kind {
+                        Kind::None => 0.0,
+                        Kind::Given => z,
+                        Kind::Drawn => f64::from(drawn[k]),
+                    };
+                    *next = 0.3 * x + 0.5 * x0 + 0.2 * out + past + 0.4 * z;
+                }
+                next
+            }),
+            terms: 5,
+            grad_terms: 1,
+        }
+    }
+
+    /// Rows: every combination of inputs at an odd size, and sizes of one value to more than a thread block.
+    pub(crate) fn table() -> Vec<Case> {
+        let mut rows = Vec::new();
+        for clip in [None, Some(0.8)] {
+            for (with_x0, with_past) in [(false, false), (true, false), (false, true), (true, true)] {
+                rows.extend(
+                    [Kind::None, Kind::Given, Kind::Drawn].map(|kind| case(77, clip, with_x0, with_past, kind)),
+                );
+            }
+        }
+        rows.extend([1, 3, 64, 1030].map(|row| case(row, Some(0.8), false, true, Kind::Drawn)));
+        rows
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
