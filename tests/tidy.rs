@@ -120,6 +120,12 @@ fn every_kernel_file_has_its_op_room() -> io::Result<()> {
 }
 
 #[test]
+fn every_op_room_has_its_kernel_file() -> io::Result<()> {
+    hold(rules::rooms_without_kernel(&files_below(&["kernels", "src/ops"])?));
+    Ok(())
+}
+
+#[test]
 fn the_table_of_equations_is_complete_and_names_what_exists() -> io::Result<()> {
     let sources = sources(&["src", "tests"])?;
     let text = fs::read_to_string(root().join(math::PATH))?;

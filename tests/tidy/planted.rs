@@ -121,6 +121,28 @@ fn kernels_without_their_room_are_found() {
 }
 
 #[test]
+fn rooms_without_their_kernels_are_found() {
+    let paths = [
+        "src/ops/mod.rs",
+        "src/ops/adamw.rs",
+        "src/ops/pool/mod.rs",
+        "src/ops/pool/cpu.rs",
+        "src/ops/linear.rs",
+        "src/ops/conv2d/mod.rs",
+        "src/ops/embed.rs",
+        "kernels/embed.cu",
+        "kernels/conv2d.cu",
+    ];
+    let found = rules::rooms_without_kernel(&paths.iter().map(ToString::to_string).collect());
+    let wanted = [
+        "src/ops/adamw.rs:1: no kernels of this name; write kernels/adamw.cu",
+        "src/ops/conv2d/mod.rs:1: kernels/conv2d.cu is there; take `conv2d` out",
+        "src/ops/pool/mod.rs:1: no kernels of this name",
+    ];
+    assert_finds(&texts(found), &wanted);
+}
+
+#[test]
 fn machine_paths_are_found_and_addresses_are_not() {
     for name in ["root", "work", "home", "Users"] {
         let found = rules::machine_paths("docs/tour.md", &format!("one\nsee \"/{name}/me/data\"\n"));

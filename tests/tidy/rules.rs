@@ -270,6 +270,32 @@ pub(crate) fn kernels_without_room(files: &BTreeSet<String>) -> Vec<Finding> {
     stems.filter(alone).map(report).collect()
 }
 
+/// Rooms whose kernels are yet to be written; an entry that has them is to go.
+const WITHOUT_KERNELS: &[&str] = &["attention", "conv2d", "group_norm", "linear"];
+
+/// Op rooms without kernels of the same stem: nothing falls back to the host. `files` are the paths of the tree.
+pub(crate) fn rooms_without_kernel(files: &BTreeSet<String>) -> Vec<Finding> {
+    let room = |path: &str| -> Option<String> {
+        let inside = path.strip_prefix("src/ops/")?.strip_suffix(".rs")?;
+        let stem = inside.strip_suffix("/mod").unwrap_or(inside);
+        (stem != "mod" && !stem.contains('/')).then(|| stem.to_string())
+    };
+    let judge = |path: &String| {
+        let stem = room(path)?;
+        let (has_kernel, is_excused) =
+            (files.contains(&format!("kernels/{stem}.cu")), WITHOUT_KERNELS.contains(&stem.as_str()));
+        let what = match (has_kernel, is_excused) {
+            (false, false) => format!("no kernels of this name; write kernels/{stem}.cu"),
+            (true, true) => {
+                format!("kernels/{stem}.cu is there; take `{stem}` out of WITHOUT_KERNELS in tests/tidy/rules.rs")
+            }
+            _ => return None,
+        };
+        Some(Finding { path: path.clone(), line: 1, what })
+    };
+    files.iter().filter_map(judge).collect()
+}
+
 /// Paths that only the machine of one developer has: folders at the root in which people keep their work.
 pub(crate) fn machine_paths(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
