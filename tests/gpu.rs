@@ -1,4 +1,5 @@
-//! Ops on the software GPU against the same ops on the CPU: real kernels, compiled by NVRTC, with every memory access checked.
+//! Ops on the software GPU against the same ops on the CPU: real kernels, as the build
+//! compiled them or NVRTC does now, with every memory access checked.
 //!
 //! `cargo xtask test` fetches NVRTC where there is none; plain `cargo test` says that these could not run.
 #![cfg(target_os = "linux")]
@@ -17,9 +18,9 @@ use tweedie::tensor::Tensor;
 
 const GPU: Device = Device::Cuda(0);
 
-/// Whether kernels can be compiled here; says so if not.
-fn can_compile() -> bool {
-    let can = tweedie::device::has_kernel_compiler();
+/// Whether kernels can be loaded here; says so if not.
+fn can_load_kernels() -> bool {
+    let can = tweedie::device::can_load_kernels();
     if !can {
         eprintln!("not run: no NVRTC; `cargo xtask test` fetches it, or name its library in TWEEDIE_NVRTC");
         assert!(std::env::var_os("TWEEDIE_NVRTC").is_none(), "TWEEDIE_NVRTC does not name a library that loads");
@@ -29,7 +30,7 @@ fn can_compile() -> bool {
 
 /// Runs the case table of a room on the GPU, forward and backward, against its f64 oracle.
 fn hold(room: &str) {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();
@@ -89,7 +90,7 @@ const ROWS: [usize; 6] = [1, 3, 64, 77, 512, 1030];
 
 #[test]
 fn perturb_makes_the_noise_of_the_cpu_to_the_bit() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();
@@ -110,7 +111,7 @@ fn perturb_makes_the_noise_of_the_cpu_to_the_bit() {
 
 #[test]
 fn reverse_steps_agree_with_the_cpu_in_every_branch() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();

@@ -20,7 +20,7 @@ use rules::Finding;
 use source::Source;
 
 /// The folders and files in which Rust is written.
-const RUST: &[&str] = &["src", "tests", "benches", "examples", "xtask", "build.rs"];
+const RUST: &[&str] = &["src", "tests", "benches", "examples", "xtask", "build", "build.rs"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

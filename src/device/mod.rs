@@ -55,13 +55,13 @@ fn automatic() -> Device {
     if !cuda::has_driver() {
         return Device::Cpu;
     }
-    let reason = match cuda::gpu(0) {
-        Ok(_) if has_kernel_compiler() => return Device::Cuda(0),
-        Ok(_) => "there is a GPU, but libnvrtc.so.12, which compiles its kernels, did not load".to_string(),
-        Err(error) => error.to_string(),
-    };
-    eprintln!("--device auto: {reason}; using the CPU");
-    Device::Cpu
+    match cuda::gpu(0).and_then(|gpu| gpu.check_kernels()) {
+        Ok(()) => Device::Cuda(0),
+        Err(reason) => {
+            eprintln!("--device auto: {reason}; using the CPU");
+            Device::Cpu
+        }
+    }
 }
 
 /// The most bytes that tensors and temporaries of `device` held at a time since [`reset_peak`].
@@ -80,10 +80,10 @@ pub fn reset_peak(device: Device) {
     }
 }
 
-/// Whether NVRTC, which compiles kernels at first use, is there: as libnvrtc.so.12 where the loader finds it, or as the library that the
-/// environment's `TWEEDIE_NVRTC` names.
-pub fn has_kernel_compiler() -> bool {
-    cuda::has_compiler()
+/// Whether kernels can be loaded: they were compiled when the library was built, or NVRTC, which compiles them at first use, is there, as
+/// libnvrtc.so.12 where the loader finds it or as the library that the environment's `TWEEDIE_NVRTC` names.
+pub fn can_load_kernels() -> bool {
+    cuda::can_load()
 }
 
 /// The error of an op that has no side for `device`.

@@ -1,6 +1,6 @@
 //! What the case tables do not say of the smaller ops: bits that must be the CPU's, what is left alone, and memory traffic.
 
-use super::{GPU, can_compile, harness, host, normal};
+use super::{GPU, can_load_kernels, harness, host, normal};
 use tweedie::device::Device;
 use tweedie::ops::{self, AdamW, AdamWEntry};
 use tweedie::rng::{Address, Purpose};
@@ -13,7 +13,7 @@ fn bits(x: &Tensor) -> Vec<u32> {
 
 #[test]
 fn dropout_keeps_on_the_gpu_what_it_keeps_on_the_cpu() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();
@@ -27,7 +27,7 @@ fn dropout_keeps_on_the_gpu_what_it_keeps_on_the_cpu() {
 
 #[test]
 fn time_features_are_within_two_units_of_the_last_place_of_one() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();
@@ -43,7 +43,7 @@ fn time_features_are_within_two_units_of_the_last_place_of_one() {
 
 #[test]
 fn thresholds_are_the_bits_of_the_cpu_and_nan_stays_nan() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();
@@ -65,7 +65,7 @@ fn thresholds_are_the_bits_of_the_cpu_and_nan_stays_nan() {
 
 #[test]
 fn an_update_leaves_everything_alone_where_the_norm_is_not_finite_and_shared_memory_apart() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();
@@ -134,7 +134,7 @@ fn backward(body: impl FnOnce() -> tweedie::Result<Tensor>) -> Grads {
 
 #[test]
 fn kernels_move_their_inputs_and_outputs_once() {
-    if !can_compile() {
+    if !can_load_kernels() {
         return;
     }
     let _gpu = harness::gpu();

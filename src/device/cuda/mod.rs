@@ -1,12 +1,14 @@
 //! The CUDA driver: a context and one stream for each GPU, its memory, and its kernels.
 //!
 //! All work of a GPU runs on one stream, in order; memory is allocated and freed in that order too, so a buffer may be dropped while a
-//! kernel that uses it has yet to run. libcuda and libnvrtc are loaded at run time, and asked for before the first call that would panic
-//! without them.
+//! kernel that uses it has yet to run. libcuda and libnvrtc are loaded at run time, and libcuda is asked for before the first
+//! call, which would panic without it.
 
+mod cache;
 mod chunks;
 mod compile;
 mod memory;
+mod nvrtc;
 
 pub(crate) use chunks::ChunkTable;
 pub use memory::CudaBuffer;
@@ -21,7 +23,7 @@ use memory::Staging;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(super) use compile::has_compiler;
+pub(super) use compile::can_load;
 pub(super) use memory::{peak_bytes, reset_peak};
 
 /// One argument of a kernel.
@@ -235,6 +237,11 @@ impl Gpu {
         }
         // SAFETY: the caller vouches for the arguments.
         unsafe { builder.launch(config) }.map(|_| ()).map_err(failed(self.index, kernel.name))
+    }
+
+    /// Loads one kernel: what keeps it from running keeps all.
+    pub(super) fn check_kernels(&self) -> Result<()> {
+        self.function(crate::kernels::reverse_step::FORWARD).map(|_| ())
     }
 
     fn function(&self, kernel: Kernel) -> Result<CudaFunction> {
