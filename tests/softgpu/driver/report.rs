@@ -1,5 +1,6 @@
 //! What tests ask: the findings and counters as JSON, and a table at exit.
 
+use std::cmp::Reverse;
 use std::ffi::{c_char, c_int};
 use std::fmt::Write as _;
 
@@ -106,24 +107,56 @@ pub(super) fn print_at_exit() {
     }
 }
 
+/// What a column of the table is called, and what stands in it.
+type Column = (&'static str, fn(&Counters) -> String);
+
+const COLUMNS: [Column; 8] = [
+    ("launches", |c| c.launches.to_string()),
+    ("M instructions", |c| millions(c.lane_instructions)),
+    ("M mma flops", |c| millions(c.mma_flops)),
+    ("MB read", |c| millions(c.unique_read)),
+    ("MB written", |c| millions(c.unique_written)),
+    ("sectors/ideal", |c| ratio(c.sectors, c.ideal_sectors)),
+    ("shared/ideal", |c| ratio(c.shared_waves, c.ideal_waves)),
+    ("divergent branches", |c| c.divergent_branches.to_string()),
+];
+
+fn millions(n: u64) -> String {
+    if n == 0 { "-".into() } else { format!("{:.3}", n as f64 / 1e6) }
+}
+
+fn ratio(n: u64, ideal: u64) -> String {
+    if ideal == 0 { "-".into() } else { format!("{:.2}", n as f64 / ideal as f64) }
+}
+
+/// A line a kernel, the most work first, and one for all of them.
+fn table<'a>(kernels: impl Iterator<Item = (&'a str, &'a Counters)>) -> String {
+    let mut kernels: Vec<_> = kernels.collect();
+    kernels.sort_by_key(|(name, counters)| (Reverse(counters.lane_instructions), *name));
+    let mut all = Counters::default();
+    kernels.iter().for_each(|(_, counters)| all.add(counters));
+    kernels.push(("all", &all));
+    let mut lines = vec![COLUMNS.map(|(title, _)| title.to_string())];
+    lines.extend(kernels.iter().map(|(_, counters)| COLUMNS.map(|(_, value)| value(counters))));
+    let names = std::iter::once("kernel").chain(kernels.iter().map(|(name, _)| *name));
+    let width = names.clone().map(str::len).max().unwrap_or(0);
+    let widths: Vec<usize> =
+        (0..COLUMNS.len()).map(|k| lines.iter().map(|line| line[k].len()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for (name, line) in names.zip(&lines) {
+        let _ = write!(text, "[softgpu] {name:<width$}");
+        for (value, width) in line.iter().zip(&widths) {
+            let _ = write!(text, "  {value:>width$}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
 extern "C" fn print() {
     let gpu = gpu();
-    let mut text = String::new();
-    for (name, (sum, _, _)) in &gpu.counters {
-        let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
-        let _ = writeln!(
-            text,
-            "[softgpu] {name}: {} launches, {} lane instructions, {} mma; sectors {:.2} x ideal, shared waves {:.2} x ideal, \
-             {} B read, {} B written (different ones)",
-            sum.launches,
-            sum.lane_instructions,
-            sum.mma_instructions,
-            ratio(sum.sectors, sum.ideal_sectors),
-            ratio(sum.shared_waves, sum.ideal_waves),
-            sum.unique_read,
-            sum.unique_written,
-        );
+    if !gpu.counters.is_empty() {
+        eprint!("{}", table(gpu.counters.iter().map(|(name, (sum, _, _))| (name.as_str(), sum))));
     }
-    let _ = writeln!(text, "[softgpu] {} findings", gpu.findings.len());
-    eprint!("{text}");
+    eprintln!("[softgpu] {} findings", gpu.findings.len());
 }

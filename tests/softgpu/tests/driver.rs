@@ -184,3 +184,27 @@ fn counters_tell_sectors_bank_conflicts_and_bytes() {
     assert_eq!(report()["kernels"]["strided"]["sum"]["launches"], 5);
     assert_clean();
 }
+
+#[test]
+fn the_table_at_exit_is_aligned_and_has_the_most_work_first() {
+    const NAME: &str = "driver::the_table_at_exit_is_aligned_and_has_the_most_work_first";
+    if std::env::var_os("SOFTGPU_COUNTERS").is_some() {
+        // The child: the name that comes first does the least.
+        let gpu = gpu();
+        for (name, blocks) in [("blocks_racing", 100), ("count_sound", 800), ("global_unwritten", 400)] {
+            gpu.run(&gpu.planted(name), lines(blocks, 32), &[0; 256], 256);
+        }
+        return;
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", NAME]).env("SOFTGPU_COUNTERS", "1").output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("[softgpu] kernel ")).collect();
+    let [head, kernels @ .., all, findings] = &lines[..] else { panic!("no table: {text}") };
+    assert!(kernels.len() == 3 && lines[..5].iter().all(|line| line.len() == head.len()), "{text}");
+    assert!(all.starts_with("[softgpu] all ") && findings.ends_with(" findings"), "{text}");
+    // The column ends where its title does.
+    let end = head.find("M instructions").unwrap() + "M instructions".len();
+    let work: Vec<f64> = kernels.iter().map(|line| line[..end].rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(work.is_sorted_by(|a, b| a > b), "{text}");
+}
