@@ -2,25 +2,75 @@
 
 use crate::step::{self, Step};
 use crate::{Failure, nvrtc};
+use std::path::{Path, PathBuf};
 
-/// `cargo xtask test [ARGS]...`: all tests, with NVRTC fetched for those of the kernels; without arguments also the ops and the network on the vector levels that this
-/// processor would not choose by itself.
-pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
-    let all = Step::cargo("test --workspace").with(extra);
-    match nvrtc::find(&step::root()) {
-        Ok(library) => all.env(nvrtc::VARIABLE, &library.to_string_lossy()).run()?,
-        Err(reason) => {
-            println!("\n==> no NVRTC, so no kernel is tested: {reason}");
-            all.run()?;
-        }
+/// NVRTC for what this machine builds and tests; says so if there is none.
+fn find_nvrtc() -> Option<PathBuf> {
+    let found = nvrtc::find(&step::root());
+    if let Err(reason) = &found {
+        println!("\n==> no NVRTC, so no kernel is compiled or tested: {reason}");
     }
+    found.ok()
+}
+
+/// Every build of one command gets the same, or build.rs would run again and all be built again.
+fn with_nvrtc(step: Step, library: Option<&Path>) -> Step {
+    match library {
+        Some(library) => step.env(nvrtc::VARIABLE, &library.to_string_lossy()),
+        None => step,
+    }
+}
+
+/// `cargo xtask test [ARGS]...`: all tests, with NVRTC fetched for those of the kernels; without arguments also the ops and the network on
+/// the vector levels that this processor would not choose by itself.
+pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
+    let nvrtc = find_nvrtc();
+    with_nvrtc(Step::cargo("test --workspace").with(extra), nvrtc.as_deref()).run()?;
     if extra.is_empty() {
         for level in ["portable", "avx2"] {
             println!("\n==> TWEEDIE_SIMD={level}");
-            Step::cargo("test --test ops --test diffusers_parity").env("TWEEDIE_SIMD", level).run()?;
+            let step = Step::cargo("test --test ops --test diffusers_parity").env("TWEEDIE_SIMD", level);
+            with_nvrtc(step, nvrtc.as_deref()).run()?;
         }
     }
     Ok(())
+}
+
+/// `cargo xtask kernels`: compiles every kernel and writes what each takes of a processor to `kernels/resources.txt`.
+pub(crate) fn kernels(extra: &[String]) -> Result<(), Failure> {
+    if let Some(first) = extra.first() {
+        return Err(Failure::Usage(format!("kernels takes no argument, got \"{first}\"")));
+    }
+    let library = nvrtc::find(&step::root()).map_err(|reason| Failure::Step(format!("no NVRTC: {reason}")))?;
+    let write = Step::cargo("test --test kernel_resources").env("TWEEDIE_RESOURCES", "write");
+    with_nvrtc(write, Some(&library)).run()
+}
+
+/// `cargo xtask softgpu -- PROGRAM [ARGS]...`: runs a program of ours on the software GPU, which prints what each kernel did.
+pub(crate) fn softgpu(arguments: &[String]) -> Result<(), Failure> {
+    let arguments = match arguments {
+        [first, rest @ ..] if first == "--" => rest,
+        all => all,
+    };
+    let Some((program, rest)) = arguments.split_first() else {
+        return Err(Failure::Usage(
+            "softgpu wants a program, as in: cargo xtask softgpu -- train --device cuda --steps 5".into(),
+        ));
+    };
+    if !cfg!(target_os = "linux") {
+        return Err(Failure::Step("the software GPU runs on Linux alone".into()));
+    }
+    let build = Step::cargo("build --release --example cuda --bin").with(std::slice::from_ref(program));
+    with_nvrtc(build, find_nvrtc().as_deref()).run()?;
+    let folder = step::target()?.join("release");
+    let mut libraries = vec![folder.join("examples")];
+    libraries.extend(std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths));
+    let libraries = std::env::join_paths(libraries).map_err(|e| Failure::Step(e.to_string()))?;
+    Step::program(folder.join(program))
+        .with(rest)
+        .env("LD_LIBRARY_PATH", &libraries.to_string_lossy())
+        .env("SOFTGPU_COUNTERS", "1")
+        .run()
 }
 
 /// `cargo xtask ci`
@@ -28,7 +78,9 @@ pub(crate) fn ci(extra: &[String]) -> Result<(), Failure> {
     if let Some(first) = extra.first() {
         return Err(Failure::Usage(format!("ci takes no argument, got \"{first}\"")));
     }
-    step::run_in_order(&ci_steps(), Step::run)?;
+    let nvrtc = find_nvrtc();
+    let steps: Vec<Step> = ci_steps().into_iter().map(|step| with_nvrtc(step, nvrtc.as_deref())).collect();
+    step::run_in_order(&steps, Step::run)?;
     // Licences come last: the checks above must not depend on a tool that few machines have.
     if step::cargo_has("deny") {
         Step::cargo("deny check licenses bans sources").run()

@@ -32,6 +32,18 @@ const COMMANDS: &[Command] = &[
         about: "format, lints, documentation, release build, tests, licences; stop at the first failure",
         run: chores::ci,
     },
+    Command {
+        name: "kernels",
+        arguments: "",
+        about: "compile every kernel and write what each takes of a GPU to kernels/resources.txt",
+        run: chores::kernels,
+    },
+    Command {
+        name: "softgpu",
+        arguments: "-- PROGRAM [ARGS]...",
+        about: "run train, sample, eval or verify on the software GPU and print what each kernel did",
+        run: chores::softgpu,
+    },
 ];
 
 /// Why a command did not succeed.
@@ -93,7 +105,7 @@ fn usage() -> String {
     let mut text = String::from("usage: cargo xtask <command>\n\ncommands:\n");
     for command in COMMANDS {
         let synopsis = format!("{} {}", command.name, command.arguments);
-        text.push_str(&format!("  {:<16} {}\n", synopsis.trim_end(), command.about));
+        text.push_str(&format!("  {:<29} {}\n", synopsis.trim_end(), command.about));
     }
     text
 }
@@ -108,9 +120,13 @@ mod tests {
 
     #[test]
     fn wrong_command_lines_exit_with_two_and_name_what_is_wrong() {
-        for (line, wanted) in
-            [("tset", "\"tset\" is unknown"), ("", "no command"), ("ci --fast", "takes no argument, got \"--fast\"")]
-        {
+        for (line, wanted) in [
+            ("tset", "\"tset\" is unknown"),
+            ("", "no command"),
+            ("ci --fast", "takes no argument, got \"--fast\""),
+            ("kernels all", "takes no argument, got \"all\""),
+            ("softgpu --", "wants a program"),
+        ] {
             let failure = dispatch(&words(line)).unwrap_err();
             assert_eq!(failure.exit_code(), 2, "{line:?}");
             assert!(failure.to_string().contains(wanted), "{line:?}: {failure}");

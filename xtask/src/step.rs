@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use crate::Failure;
 
-/// A cargo command run at the root of the workspace.
+/// A command: cargo at the root of the workspace, or a program where the user is.
 pub(crate) struct Step {
+    /// `None` for cargo.
+    program: Option<PathBuf>,
     arguments: Vec<String>,
     env: Vec<(&'static str, String)>,
 }
@@ -17,7 +19,11 @@ pub(crate) struct Step {
 impl Step {
     /// `line` is split at spaces: no argument of ours holds one.
     pub(crate) fn cargo(line: &str) -> Step {
-        Step { arguments: line.split_whitespace().map(String::from).collect(), env: Vec::new() }
+        Step { program: None, arguments: line.split_whitespace().map(String::from).collect(), env: Vec::new() }
+    }
+
+    pub(crate) fn program(path: PathBuf) -> Step {
+        Step { program: Some(path), arguments: Vec::new(), env: Vec::new() }
     }
 
     /// Appends the user's own arguments.
@@ -36,10 +42,16 @@ impl Step {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         println!("\n==> {self}");
         let started = Instant::now();
-        let status = Command::new(cargo())
+        let mut command = match &self.program {
+            Some(path) => Command::new(path),
+            None => Command::new(cargo()),
+        };
+        if self.program.is_none() {
+            command.current_dir(root());
+        }
+        let status = command
             .args(&self.arguments)
             .envs(self.env.iter().map(|(name, value)| (*name, value)))
-            .current_dir(root())
             .status()
             .map_err(|source| Failure::Step(format!("`{self}` did not start: {source}")))?;
         let seconds = started.elapsed().as_secs_f64();
@@ -56,7 +68,11 @@ impl fmt::Display for Step {
         for (name, value) in &self.env {
             write!(f, "{name}=\"{value}\" ")?;
         }
-        write!(f, "cargo {}", self.arguments.join(" "))
+        match &self.program {
+            Some(path) => write!(f, "{}", path.display())?,
+            None => f.write_str("cargo")?,
+        }
+        self.arguments.iter().try_for_each(|argument| write!(f, " {argument}"))
     }
 }
 
@@ -81,6 +97,13 @@ fn cargo() -> OsString {
 pub(crate) fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     package.and_then(|path| path.parent().map(PathBuf::from)).unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// Where cargo builds: this program is `<target>/<profile>/xtask`.
+pub(crate) fn target() -> Result<PathBuf, Failure> {
+    let here = std::env::current_exe().ok();
+    let target = here.as_deref().and_then(|path| path.parent()?.parent());
+    target.map(PathBuf::from).ok_or_else(|| Failure::Step("cannot tell where cargo builds".into()))
 }
 
 #[cfg(test)]
