@@ -12,6 +12,7 @@ fn the_device_describes_itself() {
     assert_eq!(CudaContext::device_count().unwrap(), 1);
     assert_eq!(gpu.context.compute_capability().unwrap(), (8, 0));
     assert!(gpu.context.name().unwrap().contains("software GPU"));
+    gpu.context.synchronize().unwrap(); // what the test before freed may still be in its stream
     let (free, total) = gpu.context.mem_get_info().unwrap();
     let block: CudaSlice<u8> = gpu.stream.alloc_zeros(1 << 20).unwrap();
     assert_eq!(gpu.context.mem_get_info().unwrap(), (free - (1 << 20), total));
