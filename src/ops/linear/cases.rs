@@ -1,0 +1,49 @@
+//! Oracle and case table of [`super::linear`].
+
+use super::linear;
+use crate::testing::{Array, Case};
+
+/// One row: `rows` of `c_in` to `c_out`.
+pub fn case(rows: usize, c_in: usize, c_out: usize, residual: bool, seed: u64) -> Case {
+    let mut inputs = vec![
+        Array::normal([rows, c_in], seed, 1.0, 0.0),
+        Array::normal([c_out, c_in], seed + 1, 1.0, 0.0),
+        Array::normal([c_out], seed + 2, 1.0, 0.0),
+    ];
+    if residual {
+        inputs.push(Array::normal([rows, c_out], seed + 3, 1.0, 0.0));
+    }
+    Case {
+        op: "linear",
+        label: format!("{rows}x{c_in}->{c_out} residual {residual}"),
+        differentiable: vec![true; inputs.len()],
+        inputs,
+        run: Box::new(|t| linear(&t[0], &t[1], Some(&t[2]), t.get(3))),
+        oracle: Box::new(oracle),
+        terms: c_in + 2,
+        grad_terms: rows.max(c_out),
+    }
+}
+
+fn oracle(a: &[Array]) -> Array {
+    let (rows, c_in, c_out) = (a[0].shape[0], a[0].shape[1], a[1].shape[0]);
+    let mut y = Array::zeros([rows, c_out]);
+    for r in 0..rows {
+        for j in 0..c_out {
+            let mut sum = a[2].data[j] + a.get(3).map_or(0.0, |e| e.data[r * c_out + j]);
+            for i in 0..c_in {
+                sum += a[0].data[r * c_in + i] * a[1].data[j * c_in + i];
+            }
+            y.data[r * c_out + j] = sum;
+        }
+    }
+    y
+}
+
+/// Rows on both sides of each tile.
+pub fn table() -> Vec<Case> {
+    [(1, 1, 1, false), (8, 32, 32, true), (9, 33, 17, true), (65, 5, 70, false), (300, 16, 3, true)]
+        .into_iter()
+        .map(|(rows, c_in, c_out, residual)| case(rows, c_in, c_out, residual, 10))
+        .collect()
+}

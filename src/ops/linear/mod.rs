@@ -1,0 +1,97 @@
+//! Linear layer: y = x·Wᵀ + bias (+ residual). A 1×1 convolution is this on `[n, h, w, c]`.
+//!
+//! Saved    x and the weight (shared, not copied).
+//! Cost     2·rows·c_in·c_out flops forward, twice that backward; compute bound from about 64 channels on.
+//! Order    each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows.
+
+#[doc(hidden)]
+pub mod cases;
+mod cpu;
+
+use super::{narrow, same_device, sum_rows};
+use crate::device::{Device, no_kernel};
+use crate::error::{Error, Result};
+use crate::tape::{self, Grads, Node};
+use crate::tensor::{Dtype, Tensor, TensorId};
+
+/// `y = x·weightᵀ + bias + residual`.
+///
+/// * `x` — `[…, c_in]`
+/// * `weight` — `[c_out, c_in]`
+/// * `bias` — `[c_out]`
+/// * `residual` — `[…, c_out]`, added to the result
+///
+/// Returns `[…, c_out]` on the device of `x`. Differentiable in every tensor argument.
+///
+/// # Errors
+/// [`Error::Shape`] if sizes disagree; [`Error::Device`] if the arguments live on different devices.
+///
+/// # Example
+/// ```
+/// use tweedie::{ops, tensor::Tensor};
+/// let x = Tensor::from_slice(&[1.0_f32, 2.0], [1, 2])?;
+/// let weight = Tensor::from_slice(&[3.0_f32, 4.0, 5.0, 6.0], [2, 2])?;
+/// let y = ops::linear(&x, &weight, None, None)?;
+/// assert_eq!(y.to_vec::<f32>()?, [11.0, 17.0]);
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    let (&[c_out, c_in], shape) = (&weight.shape()[..], x.shape()) else {
+        return Err(Error::Shape(format!("linear: weight wants [c_out,c_in], got {}", weight.shape())));
+    };
+    if shape.is_empty() || shape.last_size() != c_in {
+        return Err(Error::Shape(format!("linear: weight {} wants c_in = {c_in}, but x is {shape}", weight.shape())));
+    }
+    let out_shape = shape.with_last(c_out);
+    if let Some(b) = bias.filter(|b| b.shape()[..] != [c_out]) {
+        return Err(Error::Shape(format!("linear: bias wants [{c_out}], got {}", b.shape())));
+    }
+    if let Some(r) = residual.filter(|r| r.shape() != out_shape) {
+        return Err(Error::Shape(format!("linear: residual wants {out_shape}, got {}", r.shape())));
+    }
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(residual).collect();
+    let y = match same_device("linear", &inputs)? {
+        Device::Cpu => cpu::forward(x, weight, bias, residual, Tensor::empty(out_shape, Dtype::F32, Device::Cpu)?)?,
+        device => return Err(no_kernel("linear", device)),
+    };
+    Ok(tape::push(y, &inputs, || {
+        Box::new(Linear {
+            x: x.clone(),
+            weight: weight.clone(),
+            bias: bias.and_then(Tensor::grad_slot),
+            residual: residual.and_then(Tensor::grad_slot),
+        })
+    }))
+}
+
+struct Linear {
+    x: Tensor,
+    weight: Tensor,
+    bias: Option<TensorId>,
+    residual: Option<TensorId>,
+}
+
+impl Node for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let (c_out, rows) = (dy.shape().last_size(), dy.count() / dy.shape().last_size().max(1));
+        match dy.device() {
+            Device::Cpu => {
+                if self.bias.is_some() {
+                    grads.add(self.bias, narrow(&sum_rows(dy.host()?, 1, c_out), [c_out])?)?;
+                }
+                if self.weight.requires_grad() {
+                    grads.add(self.weight.grad_slot(), cpu::backward_weight(&self.x, &dy, rows)?)?;
+                }
+                if self.x.requires_grad() {
+                    grads.add(self.x.grad_slot(), cpu::backward_x(&self.x, &self.weight, &dy, rows)?)?;
+                }
+            }
+            device => return Err(no_kernel("linear backward", device)),
+        }
+        grads.add(self.residual, dy)
+    }
+}
