@@ -65,7 +65,8 @@ rooms!(
     blend,
     dynamic_threshold,
     perturb,
-    reverse_step
+    reverse_step,
+    linear,
 );
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {

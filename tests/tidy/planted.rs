@@ -127,7 +127,6 @@ fn rooms_without_their_kernels_are_found() {
         "src/ops/adamw.rs",
         "src/ops/pool/mod.rs",
         "src/ops/pool/cpu.rs",
-        "src/ops/linear.rs",
         "src/ops/conv2d/mod.rs",
         "src/ops/embed.rs",
         "kernels/embed.cu",

@@ -42,8 +42,16 @@ fn oracle(a: &[Array]) -> Array {
 
 /// Rows on both sides of each tile.
 pub fn table() -> Vec<Case> {
-    [(1, 1, 1, false), (8, 32, 32, true), (9, 33, 17, true), (65, 5, 70, false), (300, 16, 3, true)]
-        .into_iter()
-        .map(|(rows, c_in, c_out, residual)| case(rows, c_in, c_out, residual, 10))
-        .collect()
+    let rows = [
+        (1, 1, 1, false),
+        (8, 32, 32, true),
+        (9, 33, 17, true),
+        (65, 5, 70, false),
+        (300, 16, 3, true),
+        // On a GPU: past small tiles on every side; large tiles for dweight; ranges of rows that do not divide.
+        (70, 68, 52, true),
+        (20, 132, 136, false),
+        (601, 8, 12, false),
+    ];
+    rows.into_iter().map(|(rows, c_in, c_out, residual)| case(rows, c_in, c_out, residual, 10)).collect()
 }

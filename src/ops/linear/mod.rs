@@ -2,14 +2,17 @@
 //!
 //! Saved    x and the weight (shared, not copied).
 //! Cost     2·rows·c_in·c_out flops forward, twice that backward; compute bound from about 64 channels on.
-//! Order    each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows.
+//! Order    each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows. On a GPU dweight and dbias sum
+//!          ranges of rows that depend on the shape alone, and add those in order.
+//! Kernels  `kernels/linear.cu` and `kernels/gemm.cuh`, which `conv2d` uses too.
 
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 
 use super::{narrow, same_device, sum_rows};
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Dtype, Tensor, TensorId};
@@ -52,7 +55,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Opti
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(residual).collect();
     let y = match same_device("linear", &inputs)? {
         Device::Cpu => cpu::forward(x, weight, bias, residual, Tensor::empty(out_shape, Dtype::F32, Device::Cpu)?)?,
-        device => return Err(no_kernel("linear", device)),
+        Device::Cuda(index) => {
+            let sizes = cuda::Sizes { rows: x.count() / c_in.max(1), c_in, c_out };
+            cuda::forward(index, x, weight, bias, residual, out_shape, sizes)?
+        }
     };
     Ok(tape::push(y, &inputs, || {
         Box::new(Linear {
@@ -90,7 +96,21 @@ impl Node for Linear {
                     grads.add(self.x.grad_slot(), cpu::backward_x(&self.x, &self.weight, &dy, rows)?)?;
                 }
             }
-            device => return Err(no_kernel("linear backward", device)),
+            Device::Cuda(index) => {
+                let sizes = cuda::Sizes { rows, c_in: self.x.shape().last_size(), c_out };
+                if self.bias.is_some() {
+                    grads.add(self.bias, cuda::sum_rows(index, dy.cuda()?, [1, rows, c_out], [c_out])?)?;
+                }
+                if self.weight.requires_grad() {
+                    grads.add(
+                        self.weight.grad_slot(),
+                        cuda::backward_weight(index, &self.x, &dy, &self.weight, sizes)?,
+                    )?;
+                }
+                if self.x.requires_grad() {
+                    grads.add(self.x.grad_slot(), cuda::backward_x(index, &self.weight, &dy, &self.x, sizes)?)?;
+                }
+            }
         }
         grads.add(self.residual, dy)
     }
