@@ -6,6 +6,8 @@
 // A test that fails may panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
+#[path = "gpu/gemm.rs"]
+mod gemm;
 #[path = "softgpu/tests/harness.rs"]
 mod harness;
 #[path = "gpu/small.rs"]
@@ -67,6 +69,7 @@ rooms!(
     perturb,
     reverse_step,
     linear,
+    conv2d,
 );
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {

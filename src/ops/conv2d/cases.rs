@@ -106,6 +106,24 @@ pub fn table() -> Vec<Case> {
             extras: false,
         },
         Row { x: [5, 16, 16, 8], c_out: 16, k: 3, conv: Conv::same(3), extras: false },
+        // On a GPU: past small tiles on every side, 16-byte reads with each stride, 1x1 by its own kernel and by linear's, a stride that
+        // leaves pixels without a tap, a window that begins outside, ranges of pixels that do not divide.
+        Row { x: [2, 7, 6, 8], c_out: 68, k: 3, conv: Conv::same(3), extras: true },
+        Row { x: [1, 5, 5, 72], c_out: 20, k: 3, conv: Conv::same(3), extras: false },
+        Row { x: [2, 9, 7, 8], c_out: 20, k: 3, conv: down(0), extras: true },
+        Row { x: [1, 8, 8, 4], c_out: 20, k: 3, conv: down(1), extras: false },
+        Row { x: [3, 3, 5, 8], c_out: 20, k: 1, conv: Conv::same(1), extras: true },
+        Row { x: [2, 5, 7, 8], c_out: 12, k: 1, conv: Conv::same(1), extras: false },
+        Row {
+            x: [2, 7, 8, 4],
+            c_out: 20,
+            k: 2,
+            conv: Conv { stride: 3, pad_before: 1, pad_after: [0, 2] },
+            extras: false,
+        },
+        Row { x: [3, 11, 13, 3], c_out: 5, k: 5, conv: Conv::same(5), extras: true },
+        Row { x: [2, 18, 17, 4], c_out: 32, k: 3, conv: Conv::same(3), extras: false },
+        Row { x: [2, 18, 17, 2], c_out: 6, k: 3, conv: Conv::same(3), extras: true },
     ];
     rows.into_iter().map(|row| case(row, 20)).collect()
 }

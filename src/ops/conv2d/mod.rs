@@ -7,14 +7,17 @@
 //!          gradient sums outer products over pixels.
 //! Saved    x and the weight (shared, not copied).
 //! Cost     2·kh·kw·c_in·c_out flops per output pixel forward, twice that backward.
-//! Order    outputs sum (kh, kw, c_in) in order; dweight sums pixels in order; results do not depend on threads or batch.
+//! Order    outputs sum (kh, kw, c_in) in order; dweight sums pixels in order; results do not depend on threads or batch. On a GPU
+//!          dweight, dbias and dper_image sum ranges of pixels that depend on the shape alone, and add those in order.
+//! Kernels  `kernels/conv2d.cu` and `kernels/gemm.cuh`; sums over pixels and 1×1 convolutions are those of `linear`.
 
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use super::{image_shape, narrow, same_device, sum_rows};
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Dtype, Tensor, TensorId};
@@ -102,7 +105,7 @@ pub fn conv2d(
         [x, weight].into_iter().chain(bias).chain(extras.per_image).chain(extras.residual).collect();
     let y = match same_device("conv2d", &inputs)? {
         Device::Cpu => cpu::forward(x, weight, bias, extras, sizes)?,
-        device => return Err(no_kernel("conv2d", device)),
+        Device::Cuda(index) => cuda::forward(index, x, weight, bias, extras, sizes)?,
     };
     Ok(tape::push(y, &inputs, || {
         Box::new(Conv2d {
@@ -159,9 +162,16 @@ impl Node for Conv2d {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        if dy.device() != Device::Cpu {
-            return Err(no_kernel("conv2d backward", dy.device()));
+        match dy.device() {
+            Device::Cpu => self.backward_cpu(&dy, grads)?,
+            Device::Cuda(index) => self.backward_cuda(index, &dy, grads)?,
         }
+        grads.add(self.residual, dy)
+    }
+}
+
+impl Conv2d {
+    fn backward_cpu(&self, dy: &Tensor, grads: &mut Grads) -> Result<()> {
         let Sizes { n, c_out, .. } = self.sizes;
         if self.bias.is_some() || self.per_image.is_some() {
             let sums = sum_rows(dy.host()?, n, c_out);
@@ -177,11 +187,25 @@ impl Node for Conv2d {
             }
         }
         if self.weight.requires_grad() {
-            grads.add(self.weight.grad_slot(), cpu::backward_weight(&self.x, &dy, self.sizes)?)?;
+            grads.add(self.weight.grad_slot(), cpu::backward_weight(&self.x, dy, self.sizes)?)?;
         }
         if self.x.requires_grad() {
-            grads.add(self.x.grad_slot(), cpu::backward_x(&self.weight, &dy, self.sizes)?)?;
+            grads.add(self.x.grad_slot(), cpu::backward_x(&self.weight, dy, self.sizes)?)?;
         }
-        grads.add(self.residual, dy)
+        Ok(())
+    }
+
+    fn backward_cuda(&self, index: usize, dy: &Tensor, grads: &mut Grads) -> Result<()> {
+        let (x, weight, s) = (&self.x, &self.weight, self.sizes);
+        let (dper_image, dbias) = cuda::backward_sums(index, dy, s, self.per_image.is_some(), self.bias.is_some())?;
+        dper_image.map_or(Ok(()), |sums| grads.add(self.per_image, sums))?;
+        dbias.map_or(Ok(()), |sums| grads.add(self.bias, sums))?;
+        if weight.requires_grad() {
+            grads.add(weight.grad_slot(), cuda::backward_weight(index, x, weight, dy, s)?)?;
+        }
+        if x.requires_grad() {
+            grads.add(x.grad_slot(), cuda::backward_x(index, x, weight, dy, s)?)?;
+        }
+        Ok(())
     }
 }
