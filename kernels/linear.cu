@@ -97,13 +97,14 @@ extern "C" __global__ void __launch_bounds__(128, 4)
 // ---- sums over rows ----
 
 // in [parts, rows, c] -> out [parts, chunks, c], each chunk the sum of `len` rows. `lanes` threads (a power of two up to 32) stand side by
-// side, each with WIDE columns; 256 / lanes rows are read at a time, and the sums of those are added in a fixed tree.
+// side, each with WIDE columns; the block, a power of two up to 256, reads threads / lanes rows at a time, and the sums of those are added in
+// a fixed tree.
 template <int WIDE>
 __device__ __forceinline__ void sum_rows(const float* __restrict__ in, float* __restrict__ out, u32 rows, u32 c, u32 chunks, u32 len, u32 lanes) {
     __shared__ __align__(16) float part_sums[256 * WIDE];
     const u32 across = (c + lanes * WIDE - 1) / (lanes * WIDE);
     const u32 group = blockIdx.x % across, chunk = blockIdx.x / across % chunks, part = blockIdx.x / across / chunks;
-    const u32 lines = 256 / lanes, line = threadIdx.x / lanes;
+    const u32 lines = blockDim.x / lanes, line = threadIdx.x / lanes;
     const u32 column = (group * lanes + threadIdx.x % lanes) * WIDE;
     const u32 begin = chunk * len, end = min(rows, begin + len);
     float sum[WIDE];
@@ -126,7 +127,7 @@ __device__ __forceinline__ void sum_rows(const float* __restrict__ in, float* __
     }
 #pragma unroll
     for (int i = 0; i < WIDE; i++) part_sums[i * 256 + threadIdx.x] = sum[i];
-    for (u32 half = 128; half >= lanes; half /= 2) {
+    for (u32 half = blockDim.x / 2; half >= lanes; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) {
 #pragma unroll

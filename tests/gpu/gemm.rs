@@ -83,6 +83,26 @@ fn large_tiles_agree_with_the_cpu() {
     }
 }
 
+#[test]
+fn more_images_than_a_grid_has_rows_are_convolved() {
+    if !can_load_kernels() {
+        return;
+    }
+    let _gpu = harness::gpu();
+    let n = 65_537;
+    let inputs = [
+        normal(1, &[n, 2, 1, 4]),
+        normal(2, &[4, 1, 2, 4]).with_grad(false),
+        normal(3, &[4]),
+        normal(4, &[n, 4]),
+        normal(5, &[n, 3, 2, 4]),
+    ];
+    let conv = Conv { stride: 1, pad_before: 1, pad_after: [0, 1] };
+    agree("many images", &inputs, 4 * n, &|t| {
+        conv2d(&t[0], &t[1], Some(&t[2]), conv, ConvExtras { per_image: Some(&t[3]), residual: Some(&t[4]) }).unwrap()
+    });
+}
+
 /// One counter of a kernel's launches.
 fn counter(report: &Value, kernel: &str, name: &str) -> f64 {
     report["kernels"][kernel]["sum"][name].as_f64().unwrap_or_else(|| panic!("{kernel} did not run"))

@@ -198,16 +198,18 @@ fn sum_ranges(
     [parts, rows, c]: [usize; 3],
     len: usize,
 ) -> Result<()> {
-    const THREADS: u32 = 256;
+    const MOST_THREADS: usize = 256;
     let (kernel, wide) = match c.is_multiple_of(4) {
         true => (kernel::SUM_ROWS, 4),
         false => (kernel::SUM_ROWS_SCALAR, 1),
     };
     let chunks = rows.div_ceil(len).max(1);
     let lanes = c.div_ceil(wide).next_power_of_two().min(32);
-    let geometry = Geometry::covering(c.div_ceil(lanes * wide) * chunks * parts * THREADS as usize, THREADS)?;
+    // Few rows leave no work for more threads.
+    let threads = (lanes * len.min(MOST_THREADS).next_power_of_two()).clamp(32, MOST_THREADS);
+    let geometry = Geometry::covering(c.div_ceil(lanes * wide) * chunks * parts * threads, threads as u32)?;
     let args = args![data, out, int(rows)?, int(c)?, int(chunks)?, int(len)?, lanes as u32];
     // SAFETY: data holds parts·rows·c f32 and out parts·chunks·c (the callers'); order and types are those of `linear_sum_rows`, the
-    // same for both; lanes is a power of two up to 32.
+    // same for both; lanes and threads are powers of two up to 32 and 256.
     unsafe { gpu(index)?.launch(kernel, geometry, &args) }
 }
