@@ -70,6 +70,7 @@ rooms!(
     reverse_step,
     linear,
     conv2d,
+    group_norm,
 );
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {

@@ -57,7 +57,9 @@ fn oracle(a: &[Array], norm: GroupNorm) -> Array {
     y
 }
 
-/// Rows: one pixel, odd sizes, more than one block of pixels, a far offset, each switch.
+/// Rows: one pixel, odd sizes, more than one block of pixels, a far offset, each switch. On a GPU: small images whose channels divide by
+/// four and do not, with more than one set of groups and with more pixels than a thread loads at once; groups too wide for
+/// that, in one chunk and in two, in several strips of channels.
 pub fn table() -> Vec<Case> {
     vec![
         case([1, 1, 1, 8], 2, true, false, 0.0, 30),
@@ -66,5 +68,14 @@ pub fn table() -> Vec<Case> {
         case([1, 9, 8, 6], 2, true, true, 0.0, 33),
         case([2, 12, 11, 20], 4, true, false, 0.0, 34),
         case([1, 5, 5, 4], 1, false, true, 30.0, 35),
+        case([2, 3, 3, 4], 2, true, true, 1000.0, 36),
+        case([1, 17, 16, 32], 4, true, true, 0.0, 37),
+        case([1, 9, 8, 33], 1, true, true, 0.0, 38),
+        case([2, 3, 2, 70], 14, true, true, 0.0, 39),
+        case([2, 2, 3, 72], 12, false, true, 0.0, 40),
+        case([2, 3, 2, 260], 1, true, true, 0.0, 41),
+        case([1, 10, 9, 260], 1, true, false, 1000.0, 42),
+        case([2, 13, 5, 259], 1, true, true, 0.0, 43),
+        case([1, 2, 2, 774], 3, false, true, 0.0, 44),
     ]
 }

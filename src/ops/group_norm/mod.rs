@@ -6,13 +6,15 @@
 //! Saved    x (shared), mean, rstd. x̂ and silu' are recomputed.
 //! Cost     forward reads x three times (twice from cache), writes y once; memory bound.
 //! Order    statistics of blocks of 64 pixels (mean first, then squared distances), merged in order by Chan's formula.
+//! CUDA     `kernels/group_norm.cu`; its blocks of pixels depend on the size of an image alone.
 
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use super::{image_shape, same_device};
-use crate::device::{Device, no_kernel};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::Tensor;
@@ -87,7 +89,7 @@ pub fn group_norm(
     let sizes = Sizes { n, pixels: h * w, c, norm };
     let (y, mean, rstd) = match same_device("group_norm", &inputs)? {
         Device::Cpu => cpu::forward(x, weight, bias, film, sizes)?,
-        device => return Err(no_kernel("group_norm", device)),
+        Device::Cuda(index) => cuda::forward(index, x, weight, bias, film, sizes)?,
     };
     Ok(tape::push(y, &inputs, || {
         Box::new(GroupNormNode {
@@ -128,7 +130,7 @@ impl Node for GroupNormNode {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         match dy.device() {
             Device::Cpu => cpu::backward(*self, &dy, grads),
-            device => Err(no_kernel("group_norm backward", device)),
+            Device::Cuda(index) => cuda::backward(index, &self, &dy, grads),
         }
     }
 }
