@@ -71,6 +71,7 @@ rooms!(
     linear,
     conv2d,
     group_norm,
+    attention,
 );
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {

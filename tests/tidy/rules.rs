@@ -271,7 +271,7 @@ pub(crate) fn kernels_without_room(files: &BTreeSet<String>) -> Vec<Finding> {
 }
 
 /// Rooms whose kernels are yet to be written; an entry that has them is to go.
-const WITHOUT_KERNELS: &[&str] = &["attention"];
+const WITHOUT_KERNELS: &[&str] = &[];
 
 /// Op rooms without kernels of the same stem: nothing falls back to the host. `files` are the paths of the tree.
 pub(crate) fn rooms_without_kernel(files: &BTreeSet<String>) -> Vec<Finding> {
