@@ -12,6 +12,8 @@ mod gemm;
 mod harness;
 #[path = "gpu/small.rs"]
 mod small;
+#[path = "gpu/norm.rs"]
+mod norm;
 
 use tweedie::device::Device;
 use tweedie::ops::{self, Noise, ReverseStep, StepInputs};
