@@ -6,19 +6,25 @@
 // A test that fails may panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
+#[path = "gpu/counters.rs"]
+mod counters;
 #[path = "gpu/gemm.rs"]
 mod gemm;
 #[path = "softgpu/tests/harness.rs"]
 mod harness;
-#[path = "gpu/small.rs"]
-mod small;
+#[path = "gpu/network.rs"]
+mod network;
 #[path = "gpu/norm.rs"]
 mod norm;
+#[path = "common/parity.rs"]
+mod parity;
+#[path = "gpu/small.rs"]
+mod small;
 
 use tweedie::device::Device;
 use tweedie::ops::{self, Noise, ReverseStep, StepInputs};
 use tweedie::rng::{Address, Purpose};
-use tweedie::tensor::Tensor;
+use tweedie::tensor::{Dtype, Tensor};
 
 const GPU: Device = Device::Cuda(0);
 
@@ -54,9 +60,18 @@ macro_rules! rooms {
                 super::hold(stringify!($room));
             })*
         }
+
+        #[test]
+        fn every_room_with_a_table_is_run_on_the_gpu() {
+            let run = [$(stringify!($room)),*];
+            let tables = ops::case_tables();
+            let missing: Vec<&str> = tables.iter().map(|(stem, _)| *stem).filter(|stem| !run.contains(stem)).collect();
+            assert!(missing.is_empty(), "add to the list: {missing:?}");
+        }
     };
 }
 rooms!(
+    error_norm,
     pointwise,
     concat,
     resample,
@@ -170,5 +185,32 @@ fn tensors_go_to_the_gpu_and_back_in_parts() {
     let joined = Tensor::stack_rows(&parts, x.shape()).unwrap();
     assert_eq!(host(&joined), host(&x));
     assert!(there.is_finite().unwrap());
+    harness::assert_clean();
+}
+
+#[test]
+fn copies_go_through_pinned_memory_in_order_and_the_source_may_change_at_once() {
+    let _gpu = harness::gpu();
+    // Three pieces of 4 MiB and a part, so that the first piece is filled again.
+    let count = 3 * (1 << 20) + 12_345;
+    let mut x = Tensor::from_slice(&(0..count).map(|i| i as f32).collect::<Vec<_>>(), [count]).unwrap();
+    let there = x.to_device(GPU).unwrap();
+    x.host_mut::<f32>().unwrap().fill(-1.0);
+    let small: Vec<Tensor> =
+        (0..9).map(|i| Tensor::from_slice(&[i as f32], [1]).unwrap().to_device(GPU).unwrap()).collect();
+    assert!(host(&there).iter().enumerate().all(|(i, v)| *v == i as f32));
+    assert!(small.iter().enumerate().all(|(i, t)| host(t) == [i as f32]));
+    harness::assert_clean();
+}
+
+#[test]
+fn memory_that_does_not_suffice_is_an_error_with_what_was_asked_held_and_free() {
+    let _gpu = harness::gpu();
+    let held = Tensor::zeros([5 << 20], Dtype::F32, GPU).unwrap();
+    let error = Tensor::zeros([3, 1 << 30], Dtype::F32, GPU).unwrap_err().to_string();
+    assert!(error.starts_with("cuda:0: out of memory: 12288 MiB asked for, "), "{error}");
+    assert!(error.contains(" MiB held in tensors, ") && error.ends_with("use a smaller --batch"), "{error}");
+    // What was there before still works.
+    assert!(host(&held).iter().all(|v| *v == 0.0));
     harness::assert_clean();
 }

@@ -1,7 +1,7 @@
 //! The products under `linear` and `conv2d`: sizes too large for a table with finite differences, and what the kernels move.
 
+use super::counters::{Of, hold};
 use super::{GPU, can_load_kernels, harness};
-use serde_json::Value;
 use tweedie::device::Device;
 use tweedie::ops::{Conv, ConvExtras, conv2d, linear};
 use tweedie::rng::{Address, Purpose};
@@ -103,25 +103,6 @@ fn more_images_than_a_grid_has_rows_are_convolved() {
     });
 }
 
-/// One counter of a kernel's launches.
-fn counter(report: &Value, kernel: &str, name: &str) -> f64 {
-    report["kernels"][kernel]["sum"][name].as_f64().unwrap_or_else(|| panic!("{kernel} did not run"))
-}
-
-/// Different bytes moved, sectors touched and passes through shared memory, each over the fewest possible.
-#[track_caller]
-fn assert_moves(kernel: &str, floor_elements: usize) {
-    let report = harness::report();
-    let count = |name: &str| counter(&report, kernel, name);
-    let bytes = (count("unique_read") + count("unique_written")) / (4 * floor_elements) as f64;
-    let sectors = count("sectors") / count("ideal_sectors");
-    let waves = if count("ideal_waves") > 0.0 { count("shared_waves") / count("ideal_waves") } else { 1.0 };
-    eprintln!("{kernel}: {bytes:.3} x bytes, {sectors:.3} x sectors, {waves:.3} x waves");
-    assert!(bytes <= 1.05, "{kernel} moves {bytes:.3} x the bytes of its inputs and outputs");
-    assert!(sectors <= 1.1, "{kernel} touches {sectors:.3} x the sectors that its accesses need");
-    assert!(waves <= 1.01, "{kernel} passes through shared memory {waves:.3} x as often as it needs");
-}
-
 #[test]
 fn products_move_their_inputs_and_outputs_once() {
     if !can_load_kernels() {
@@ -132,11 +113,12 @@ fn products_move_their_inputs_and_outputs_once() {
     let inputs = [normal(1, &[rows, c_in]), normal(2, &[c_out, c_in]), normal(3, &[c_out]), normal(4, &[rows, c_out])];
     agree("linear", &inputs, rows, &|t| linear(&t[0], &t[1], Some(&t[2]), Some(&t[3])).unwrap());
     let (x, y, weight) = (rows * c_in, rows * c_out, c_out * c_in);
-    assert_moves("linear_forward_small", x + weight + c_out + 2 * y);
-    assert_moves("linear_backward_x_small", x + weight + y);
+    let what = format!("{rows}x{c_in} to {c_out}");
+    hold("linear_forward_small", &what, 4 * (x + weight + c_out + 2 * y), Of::All);
+    hold("linear_backward_x_small", &what, 4 * (x + weight + y), Of::All);
     // Four ranges of 256 rows; then those of dweight and the eight of dbias are added.
-    assert_moves("linear_backward_weight_small", x + y + 4 * weight);
-    assert_moves("linear_sum_rows", 5 * weight + y + 2 * 8 * c_out + c_out);
+    hold("linear_backward_weight_small", &what, 4 * (x + y + 4 * weight), Of::All);
+    hold("linear_sum_rows", &what, 4 * (5 * weight + y + 2 * 8 * c_out + c_out), Of::All);
 
     for (conv, size_out, c_in, c_out, tile) in [
         (Conv::same(3), 16, 32, 40, "_small"),
@@ -154,10 +136,11 @@ fn products_move_their_inputs_and_outputs_once() {
             conv2d(&t[0], &t[1], Some(&t[2]), conv, ConvExtras { per_image: Some(&t[3]), residual: Some(&t[4]) })
                 .unwrap()
         });
+        let what = format!("2x16x16x{c_in} to {c_out}, stride {}", conv.stride);
         let (x, y, weight) = (512 * c_in, 2 * size_out * size_out * c_out, 9 * c_out * c_in);
-        assert_moves("conv2d_forward_small", x + weight + c_out + 2 * c_out + 2 * y);
-        assert_moves("conv2d_backward_x_small", x + weight + y);
+        hold("conv2d_forward_small", &what, 4 * (x + weight + c_out + 2 * c_out + 2 * y), Of::All);
+        hold("conv2d_backward_x_small", &what, 4 * (x + weight + y), Of::All);
         let chunks = (2 * size_out * size_out).div_ceil(256);
-        assert_moves(&format!("conv2d_backward_weight{tile}"), x + y + chunks * weight);
+        hold(&format!("conv2d_backward_weight{tile}"), &what, 4 * (x + y + chunks * weight), Of::All);
     }
 }

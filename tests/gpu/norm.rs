@@ -1,5 +1,6 @@
 //! group_norm and attention beyond their case tables: NaN, one image in many blocks, bits of a batch, counters against floors.
 
+use super::counters::{Of, hold};
 use super::{GPU, can_load_kernels, harness, host};
 use tweedie::Result;
 use tweedie::device::Device;
@@ -109,26 +110,6 @@ fn an_image_has_the_same_bits_in_every_batch() {
     harness::assert_clean();
 }
 
-/// Of a kernel's last launch: different bytes read and written.
-fn bytes(kernel: &str) -> f64 {
-    let report = harness::report();
-    let last = &report["kernels"][kernel]["last"];
-    last["unique_read"].as_f64().unwrap() + last["unique_written"].as_f64().unwrap()
-}
-
-/// At most 5 % above the floor of bytes, at most 10 % above the fewest sectors.
-#[track_caller]
-fn assert_near_floor(kernel: &str, floor: usize) {
-    let report = harness::report();
-    let last = &report["kernels"][kernel]["last"];
-    let sectors = last["sectors"].as_f64().unwrap() / last["ideal_sectors"].as_f64().unwrap();
-    let waves = last["shared_waves"].as_f64().unwrap() / last["ideal_waves"].as_f64().unwrap().max(1.0);
-    let ratio = bytes(kernel) / floor as f64;
-    println!("{kernel}: bytes {ratio:.3} x floor, sectors {sectors:.3} x ideal, shared waves {waves:.3} x ideal");
-    assert!(ratio <= 1.05, "{kernel}: {ratio} x the floor of {floor} bytes");
-    assert!(sectors <= 1.1, "{kernel}: {sectors} x the fewest sectors");
-}
-
 #[test]
 fn group_norm_moves_its_inputs_and_outputs_once() {
     if !can_load_kernels() {
@@ -138,8 +119,8 @@ fn group_norm_moves_its_inputs_and_outputs_once() {
     // One kernel a pass for small images.
     let (shape, elements) = ([2, 16, 16, 64], 2 * 16 * 16 * 64);
     run(GPU, &norm_inputs(shape), &normal(9, shape), norm_of(8));
-    assert_near_floor("group_norm_whole", 8 * elements);
-    assert_near_floor("group_norm_backward_whole", 12 * elements);
+    hold("group_norm_whole", "2x16x16x64", 8 * elements, Of::Last);
+    hold("group_norm_backward_whole", "2x16x16x64", 12 * elements, Of::Last);
     harness::assert_clean();
 }
 
@@ -158,10 +139,10 @@ fn group_norm_of_an_image_in_many_blocks_agrees_with_the_cpu() {
         // A value of dweight is a sum over the pixels, and both sides round.
         compare(&format!("result {i}"), got, &want, 2.0 * tolerance(129 * 128)).unwrap();
     }
-    assert_near_floor("group_norm_partial", bytes);
-    assert_near_floor("group_norm_forward", 2 * bytes);
-    assert_near_floor("group_norm_backward_sums", 2 * bytes);
-    assert_near_floor("group_norm_backward_dx", 3 * bytes);
+    hold("group_norm_partial", "1x129x128x128", bytes, Of::Last);
+    hold("group_norm_forward", "1x129x128x128", 2 * bytes, Of::Last);
+    hold("group_norm_backward_sums", "1x129x128x128", 2 * bytes, Of::Last);
+    hold("group_norm_backward_dx", "1x129x128x128", 3 * bytes, Of::Last);
     harness::assert_clean();
 }
 
@@ -175,11 +156,12 @@ fn attention_moves_its_inputs_and_outputs_once() {
         let (t, heads) = (130, 2);
         let inputs: Vec<Tensor> = (0..3).map(|i| normal(i, [1, t, heads * d])).collect();
         run(GPU, &inputs, &normal(9, inputs[0].shape()), attention_of(heads));
+        let what = format!("1x{t}, {heads} heads of {d}");
         let (tensor, row, width) = (4 * t * heads * d, 4 * t * heads, d.max(16));
-        assert_near_floor(&format!("attention_forward_{width}"), 4 * tensor + row);
-        assert_near_floor("attention_backward_dot", 2 * tensor + row);
-        assert_near_floor(&format!("attention_backward_query_{width}"), 5 * tensor + 2 * row);
-        assert_near_floor(&format!("attention_backward_key_{width}"), 6 * tensor + 2 * row);
+        hold(&format!("attention_forward_{width}"), &what, 4 * tensor + row, Of::Last);
+        hold("attention_backward_dot", &what, 2 * tensor + row, Of::Last);
+        hold(&format!("attention_backward_query_{width}"), &what, 5 * tensor + 2 * row, Of::Last);
+        hold(&format!("attention_backward_key_{width}"), &what, 6 * tensor + 2 * row, Of::Last);
     }
     harness::assert_clean();
 }

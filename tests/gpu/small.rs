@@ -1,5 +1,6 @@
 //! What the case tables do not say of the smaller ops: bits that must be the CPU's, what is left alone, and memory traffic.
 
+use super::counters::hold_after;
 use super::{GPU, can_load_kernels, harness, host, normal};
 use tweedie::device::Device;
 use tweedie::ops::{self, AdamW, AdamWEntry};
@@ -103,21 +104,6 @@ fn an_update_leaves_everything_alone_where_the_norm_is_not_finite_and_shared_mem
     harness::assert_clean();
 }
 
-/// Runs `work` and holds what each kernel moved to `floor` bytes: different bytes within 5 %, sectors within 10 % of the fewest.
-#[track_caller]
-fn hold_traffic(kernel: &str, floor: usize, work: impl FnOnce()) {
-    harness::reset();
-    work();
-    host(&normal(9, 1, 1).to_device(GPU).unwrap()); // work is done when the next thing is copied back
-    let report = harness::report();
-    let counters = &report["kernels"][kernel]["sum"];
-    let of = |name: &str| counters[name].as_u64().unwrap_or_else(|| panic!("{kernel} was not run: {report:#}")) as f64;
-    let (bytes, sectors) = (of("unique_read") + of("unique_written"), of("sectors") / of("ideal_sectors"));
-    let share = bytes / floor as f64;
-    eprintln!("{kernel}: bytes {share:.3} of the floor, sectors {sectors:.3} of the fewest");
-    assert!(share <= 1.05 && sectors <= 1.1, "{kernel}: bytes {share:.3} of the floor, sectors {sectors:.3}");
-}
-
 fn image(seed: u64, sizes: [usize; 4]) -> Tensor {
     let row = sizes[1] * sizes[2] * sizes[3];
     normal(seed, sizes[0], row).view(sizes).unwrap().to_device(GPU).unwrap().with_grad(true)
@@ -141,36 +127,46 @@ fn kernels_move_their_inputs_and_outputs_once() {
     let sizes = [4, 16, 16, 24];
     let (x, y) = (image(1, sizes), image(2, sizes));
     let bytes = 4 * x.count();
-    hold_traffic("pointwise_silu", 2 * bytes, || drop(ops::silu(&x).unwrap()));
-    hold_traffic("pointwise_silu_backward", 3 * bytes, || drop(backward(|| ops::silu(&x))));
-    hold_traffic("pointwise_add", 3 * bytes, || drop(ops::add(&x, &y).unwrap()));
-    hold_traffic("pointwise_affine", 2 * bytes, || drop(ops::affine(&x, 2.0, 1.0).unwrap()));
+    hold_after("pointwise_silu", "4x16x16x24", 2 * bytes, || drop(ops::silu(&x).unwrap()));
+    hold_after("pointwise_silu_backward", "4x16x16x24", 3 * bytes, || drop(backward(|| ops::silu(&x))));
+    hold_after("pointwise_add", "4x16x16x24", 3 * bytes, || drop(ops::add(&x, &y).unwrap()));
+    hold_after("pointwise_affine", "4x16x16x24", 2 * bytes, || drop(ops::affine(&x, 2.0, 1.0).unwrap()));
     // A tensor that is used twice: its second gradient is added to the first.
-    hold_traffic("pointwise_accumulate", 3 * bytes, || drop(backward(|| ops::add(&ops::silu(&x)?, &ops::silu(&x)?))));
-    hold_traffic("concat_join", 4 * bytes, || drop(ops::concat_channels(&x, &y).unwrap()));
-    hold_traffic("concat_part", 4 * bytes, || drop(backward(|| ops::concat_channels(&x, &y))));
-    hold_traffic("concat_part", 2 * bytes / 3, || drop(ops::slice_channels(&x, 8, 8).unwrap()));
-    hold_traffic("concat_widen", bytes + bytes / 3, || drop(backward(|| ops::slice_channels(&x, 8, 8))));
-    hold_traffic("resample_nearest", 5 * bytes, || drop(ops::upsample_nearest(&x, 32, 32).unwrap()));
-    hold_traffic("resample_nearest_backward", 5 * bytes, || drop(backward(|| ops::upsample_nearest(&x, 32, 32))));
-    hold_traffic("resample_mean", bytes + bytes / 4, || drop(ops::mean_pool2(&x).unwrap()));
-    hold_traffic("resample_mean_backward", bytes + bytes / 4, || drop(backward(|| ops::mean_pool2(&x))));
+    hold_after("pointwise_accumulate", "4x16x16x24", 3 * bytes, || {
+        drop(backward(|| ops::add(&ops::silu(&x)?, &ops::silu(&x)?)))
+    });
+    hold_after("concat_join", "4x16x16x24", 4 * bytes, || drop(ops::concat_channels(&x, &y).unwrap()));
+    hold_after("concat_part", "4x16x16x24", 4 * bytes, || drop(backward(|| ops::concat_channels(&x, &y))));
+    hold_after("concat_part", "4x16x16x24", 2 * bytes / 3, || drop(ops::slice_channels(&x, 8, 8).unwrap()));
+    hold_after("concat_widen", "4x16x16x8", bytes + bytes / 3, || drop(backward(|| ops::slice_channels(&x, 8, 8))));
+    hold_after("resample_nearest", "4x16x16x24", 5 * bytes, || drop(ops::upsample_nearest(&x, 32, 32).unwrap()));
+    hold_after("resample_nearest_backward", "4x16x16x24", 5 * bytes, || {
+        drop(backward(|| ops::upsample_nearest(&x, 32, 32)))
+    });
+    hold_after("resample_mean", "4x16x16x24", bytes + bytes / 4, || drop(ops::mean_pool2(&x).unwrap()));
+    hold_after("resample_mean_backward", "4x16x16x24", bytes + bytes / 4, || drop(backward(|| ops::mean_pool2(&x))));
     let address = Address::new(5, Purpose::Dropout);
-    hold_traffic("dropout_forward", 2 * bytes, || drop(ops::dropout(&x, 0.3, address).unwrap()));
+    hold_after("dropout_forward", "4x16x16x24", 2 * bytes, || drop(ops::dropout(&x, 0.3, address).unwrap()));
     let factors = [0.5; 4];
-    hold_traffic("blend_forward", 3 * bytes, || drop(ops::blend(&x, &factors, Some((&y, &factors))).unwrap()));
-    hold_traffic("dynamic_threshold_forward", 2 * bytes, || drop(ops::dynamic_threshold(x.clone(), 0.9, 9.0).unwrap()));
-    hold_traffic("weighted_mse_partial", 2 * bytes, || drop(ops::weighted_mse(&x, &y, &[1.0; 4]).unwrap()));
+    hold_after("blend_forward", "4x16x16x24", 3 * bytes, || {
+        drop(ops::blend(&x, &factors, Some((&y, &factors))).unwrap())
+    });
+    hold_after("dynamic_threshold_forward", "4x16x16x24", 2 * bytes, || {
+        drop(ops::dynamic_threshold(x.clone(), 0.9, 9.0).unwrap())
+    });
+    hold_after("weighted_mse_partial", "4x16x16x24", 2 * bytes, || drop(ops::weighted_mse(&x, &y, &[1.0; 4]).unwrap()));
     let loss = || Ok(ops::weighted_mse(&x, &y, &[1.0; 4])?.0);
-    hold_traffic("weighted_mse_backward", 3 * bytes, || drop(backward(loss)));
-    hold_traffic("reduce_partial", 2 * bytes, || drop(ops::grad_norm([&x, &y]).unwrap()));
+    hold_after("weighted_mse_backward", "4x16x16x24", 3 * bytes, || drop(backward(loss)));
+    hold_after("reduce_partial", "4x16x16x24", 2 * bytes, || drop(ops::grad_norm([&x, &y]).unwrap()));
 
     let table = normal(3, 64, 512).to_device(GPU).unwrap().with_grad(true);
     let indices: Vec<u32> = (0..48).collect();
     let rows = 48 * 512 * 4;
-    hold_traffic("embed_lookup", 2 * rows, || drop(ops::embed(&table, &indices).unwrap()));
-    hold_traffic("embed_backward", rows + 64 * 512 * 4, || drop(backward(|| ops::embed(&table, &indices))));
-    hold_traffic("fourier_features", 4 * (256 * 128 + 256 + 64), || {
+    hold_after("embed_lookup", "48 of 64x512", 2 * rows, || drop(ops::embed(&table, &indices).unwrap()));
+    hold_after("embed_backward", "48 of 64x512", rows + 64 * 512 * 4, || {
+        drop(backward(|| ops::embed(&table, &indices)))
+    });
+    hold_after("fourier_features", "256x128", 4 * (256 * 128 + 256 + 64), || {
         drop(ops::time_features(&[1.5; 256], 128, true, 0.0, GPU).unwrap());
     });
 
@@ -187,7 +183,7 @@ fn kernels_move_their_inputs_and_outputs_once() {
     let loss = Tensor::from_slice(&[1.0_f32], [1]).unwrap().to_device(GPU).unwrap();
     let [mut param, grad, mut m, mut v, mut ema] = [1, 2, 3, 3, 1].map(|seed| image(seed, sizes));
     let norm = ops::grad_norm([&grad]).unwrap();
-    hold_traffic("adamw_update", 9 * bytes, || {
+    hold_after("adamw_update", "24576 parameters", 9 * bytes, || {
         let entry = AdamWEntry { param: &mut param, grad: &grad, m: &mut m, v: &mut v, ema: &mut ema };
         ops::adamw([entry], &settings, &loss, &norm).unwrap();
     });

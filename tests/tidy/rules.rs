@@ -270,9 +270,6 @@ pub(crate) fn kernels_without_room(files: &BTreeSet<String>) -> Vec<Finding> {
     stems.filter(alone).map(report).collect()
 }
 
-/// Rooms whose kernels are yet to be written; an entry that has them is to go.
-const WITHOUT_KERNELS: &[&str] = &[];
-
 /// Op rooms without kernels of the same stem: nothing falls back to the host. `files` are the paths of the tree.
 pub(crate) fn rooms_without_kernel(files: &BTreeSet<String>) -> Vec<Finding> {
     let room = |path: &str| -> Option<String> {
@@ -282,16 +279,8 @@ pub(crate) fn rooms_without_kernel(files: &BTreeSet<String>) -> Vec<Finding> {
     };
     let judge = |path: &String| {
         let stem = room(path)?;
-        let (has_kernel, is_excused) =
-            (files.contains(&format!("kernels/{stem}.cu")), WITHOUT_KERNELS.contains(&stem.as_str()));
-        let what = match (has_kernel, is_excused) {
-            (false, false) => format!("no kernels of this name; write kernels/{stem}.cu"),
-            (true, true) => {
-                format!("kernels/{stem}.cu is there; take `{stem}` out of WITHOUT_KERNELS in tests/tidy/rules.rs")
-            }
-            _ => return None,
-        };
-        Some(Finding { path: path.clone(), line: 1, what })
+        let what = format!("no kernels of this name; write kernels/{stem}.cu");
+        (!files.contains(&format!("kernels/{stem}.cu"))).then(|| Finding { path: path.clone(), line: 1, what })
     };
     files.iter().filter_map(judge).collect()
 }
