@@ -13,25 +13,22 @@
 #define PART 4096u
 
 extern "C" __global__ void __launch_bounds__(256) weighted_mse_partial(const float* __restrict__ prediction, const float* __restrict__ target,
-                                                                       double* __restrict__ partial, u32 n, u32 row, u32 chunks) {
+                                                                       double* __restrict__ partial, u32 row, u32 chunks) {
     __shared__ double warps[8];
-    const u32 begin = blockIdx.x * PART;
+    const u32 image = blockIdx.x / chunks, begin = (blockIdx.x - image * chunks) * PART;
     const bool aligned = (row & 3u) == 0;
-    for (u32 image = blockIdx.y; image < n; image += gridDim.y) {
-        const size_t base = (size_t)image * row;
-        float sum = 0.0f;
+    const size_t base = (size_t)image * row;
+    float sum = 0.0f;
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            const u64 at = begin + 4ull * (i * 256 + threadIdx.x);
-            const int count = at < row ? (row - at < 4 ? (int)(row - at) : 4) : 0;
-            const float4 p = load4(prediction + base + at, count, aligned), t = load4(target + base + at, count, aligned);
-            const float4 d = make_float4(p.x - t.x, p.y - t.y, p.z - t.z, p.w - t.w);
-            sum += (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
-        }
-        const double total = block_sum(sum, warps);
-        if (threadIdx.x == 0) partial[(size_t)image * chunks + blockIdx.x] = total;
-        __syncthreads();  // thread 0 has read `warps`
+    for (u32 i = 0; i < 4; i++) {
+        const u64 at = begin + 4ull * (i * 256 + threadIdx.x);
+        const int count = at < row ? (row - at < 4 ? (int)(row - at) : 4) : 0;
+        const float4 p = load4(prediction + base + at, count, aligned), t = load4(target + base + at, count, aligned);
+        const float4 d = make_float4(p.x - t.x, p.y - t.y, p.z - t.z, p.w - t.w);
+        sum += (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
     }
+    const double total = block_sum(sum, warps);
+    if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
 extern "C" __global__ void __launch_bounds__(512) weighted_mse_loss(const double* __restrict__ partial, const float* __restrict__ weights,

@@ -134,8 +134,8 @@ mod cuda {
         let mut per_image = Tensor::empty([n], Dtype::F64, Device::Cuda(index))?;
         let partial = gpu.take(n * chunks * size_of::<f64>())?;
         let (p, t) = (prediction.cuda_as::<f32>()?, target.cuda_as::<f32>()?);
-        let parts = args![p, t, &partial, size(n)?, size(row)?, size(chunks)?];
-        let mut geometry = Geometry::per_image(n, chunks, 1)?;
+        let parts = args![p, t, &partial, size(row)?, size(chunks)?];
+        let mut geometry = Geometry::covering(n * chunks, 1)?;
         geometry.threads = 256;
         // SAFETY: prediction and target hold n·row f32 (checked in `weighted_mse`), partial n·chunks f64; order and types are those of
         // `weighted_mse_partial`.
@@ -221,6 +221,8 @@ pub mod cases {
     /// Rows: size 1, odd, more than one block, more than one partial sum on both sides of its edge, more images than warps of a block.
     pub fn table() -> Vec<Case> {
         let mut rows = vec![case(1, 1, 95), case(3, 7, 96), case(2, 1500, 97), case(2, 4096, 98), case(1, 8194, 99)];
+        // More images than a grid has in y.
+        rows.push(case(65_540, 1, 193));
         rows.extend([case(20, 5, 190), per_image(20, 5, 191), per_image(3, 4100, 192)]);
         rows
     }
