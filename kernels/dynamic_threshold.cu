@@ -6,6 +6,7 @@
 //                                      known so far, then the bin of the wanted rank. Three digits, and a pass for the next larger value.
 // Cost     five reads of x, four of which the caches serve, and one write; a sampler's step does it once.
 // Exact    counts are integers, so their order does not matter; quantile, clamp and quotient are the CPU's operations: the same bits.
+// Barriers find_rank ends with one, behind which `bins` may be cleared; `found`, `larger` and `bound` are next written behind others.
 // Limits   one block for each image, however large.
 // Tried    not: histograms of each warp, against many equal leading digits.
 #include "common.cuh"
@@ -65,7 +66,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             prefix = (prefix << width) | found[0];
             rank = found[1];
             equal = found[2];
-            __syncthreads();  // `bins` and `found` are read
         }
         // `prefix` is the value of rank `low`; the next is the same, or the smallest above it, or there is none.
         if (threadIdx.x == 0) larger = 0xffffffffu;
@@ -93,6 +93,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             v = v > s ? s : v;
             y[(size_t)image * row + i] = v / s;
         }
-        __syncthreads();  // `bound` is read
     }
 }
