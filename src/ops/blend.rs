@@ -161,6 +161,7 @@ pub(super) mod cases {
             case(2, 64, false),
             case(5, 1028, true),
             case(2, 5001, true),
+            case(65_540, 1, true),
         ]
     }
 }

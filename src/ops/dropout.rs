@@ -112,9 +112,10 @@ pub(super) mod cases {
     use crate::rng::{Address, Purpose};
     use crate::testing::{Array, Case};
 
-    /// Rows: one small, one odd, one aligned, one of more than a thread block.
+    /// Rows: one small, one odd, one aligned, one of more than a thread block; more images than a grid
+    /// has in y.
     pub(crate) fn table() -> Vec<Case> {
-        [(1, 4, 0.5), (3, 37, 0.1), (2, 64, 0.3), (2, 1030, 0.9), (1, 1, 0.5)]
+        [(1, 4, 0.5), (3, 37, 0.1), (2, 64, 0.3), (2, 1030, 0.9), (1, 1, 0.5), (65_540, 1, 0.5)]
             .into_iter()
             .map(|(n, row, p)| {
                 let address = Address::new(4, Purpose::Dropout).step(7).sub_index(2);

@@ -290,6 +290,9 @@ pub mod cases {
             mean([1, 4, 4, 8], 79),
             mean([2, 3, 5, 4], 170),
             mean([1, 2, 90, 32], 171),
+            // More rows than a grid has in y.
+            nearest([65_540, 1, 1, 1], 1, 2, 172),
+            mean([65_540, 2, 2, 1], 173),
             nearest([2, 3, 4, 3], 6, 8, 70),
             nearest([1, 3, 2, 2], 5, 3, 71),
             nearest([1, 1, 1, 5], 2, 1, 72),
