@@ -37,7 +37,10 @@ pub(crate) fn hold(kernel: &str, what: &str, floor: usize, of: Of) {
     assert!(sectors <= 1.1, "{kernel} [{what}]: {sectors:.3} of the sectors that its accesses need");
     // Which counts of a histogram collide depends on the data.
     let is_histogram = kernel == "dynamic_threshold_forward";
-    assert!(waves <= 1.01 || is_histogram, "{kernel} [{what}]: {waves:.3} of the passes through shared memory that it needs");
+    assert!(
+        waves <= 1.01 || is_histogram,
+        "{kernel} [{what}]: {waves:.3} of the passes through shared memory that it needs"
+    );
 }
 
 /// Runs `work`, then [`hold`].

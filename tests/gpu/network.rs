@@ -8,7 +8,7 @@ use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::Device;
 use tweedie::pipeline::{Pipeline, SampleOptions};
-use tweedie::sampler::SamplerKind;
+use tweedie::sampler::{SamplerKind, SamplerOptions};
 use tweedie::testing::relative_error;
 use tweedie::train::{RunOptions, Trainer, train};
 
@@ -102,13 +102,21 @@ fn a_checkpoint_of_one_device_resumes_on_the_other_and_samples_on_both() {
     let options = |sampler| SampleOptions { sampler, steps: 10, count: 5, batch: 3, ..SampleOptions::default() };
     let load = || Pipeline::load(out("cpu")).unwrap();
     let (here, there) = (load(), load().to_device(GPU).unwrap());
-    for sampler in
-        [SamplerKind::Ddim, SamplerKind::Ddpm, SamplerKind::Dpmpp2m, SamplerKind::PredictorCorrector, SamplerKind::Rk45]
-    {
+    for sampler in [SamplerKind::Ddim, SamplerKind::Ddpm, SamplerKind::Dpmpp2m, SamplerKind::PredictorCorrector] {
         let (want, got) = (here.sample(&options(sampler)).unwrap(), there.sample(&options(sampler)).unwrap());
         let error = relative_error(got.x0.host().unwrap(), want.x0.host().unwrap());
         // The noise is the same to the bit; what differs is rounding, which ten steps carry on.
         assert!(error <= 1e-4, "{}: samples differ by {error:.1e}", sampler.name());
     }
+    // rk45 accepts and refuses steps near its tolerance, where a rounding decides: both sides are as near the solution, not to another.
+    let fine = SamplerOptions { tolerance: 1e-6, ..SamplerOptions::default() };
+    let want = here.sample(&SampleOptions { settings: fine, ..options(SamplerKind::Rk45) }).unwrap();
+    let error = |pipeline: &Pipeline| {
+        let got = pipeline.sample(&options(SamplerKind::Rk45)).unwrap();
+        relative_error(got.x0.host().unwrap(), want.x0.host().unwrap())
+    };
+    let (on_cpu, on_gpu) = (error(&here), error(&there));
+    println!("rk45: {on_cpu:.1e} from a finer solution on the CPU, {on_gpu:.1e} on the GPU");
+    assert!(on_gpu <= 2.0 * on_cpu, "rk45: {on_gpu:.1e} from a finer solution, on the CPU {on_cpu:.1e}");
     harness::assert_clean();
 }
