@@ -63,7 +63,7 @@ fn process_kernels_move_their_inputs_and_outputs_once() {
     }
     let _gpu = harness::gpu();
     let (n, row) = (4, 32 * 32 * 3);
-    let [x, out] = [1, 2].map(|seed| there(&normal(seed, n, row)));
+    let [x, out, other] = [1, 2, 3].map(|seed| there(&normal(seed, n, row)));
     let address = Address::new(1, Purpose::TrainNoise);
     let samples = [0, 1, 2, 3];
     let (alpha, sigma) = ([0.8; 4], [0.6; 4]);
@@ -87,7 +87,7 @@ fn process_kernels_move_their_inputs_and_outputs_once() {
         });
     }
     hold_after("error_norm_forward", "4x32x32x3", bytes, || {
-        ops::error_norm(&x, &out, &x, 0.1).unwrap();
+        ops::error_norm(&x, &out, &other, 0.1).unwrap();
     });
     harness::assert_clean();
 }

@@ -114,11 +114,13 @@ impl Cell {
     #[inline]
     pub(crate) fn read(&self, now: Stamp, strong: bool) -> (bool, Option<Conflict>) {
         let written = self.write.load(Relaxed);
-        let before = self.read.load(Relaxed);
+        let mut before = self.read.load(Relaxed);
+        if before == 0 {
+            // Blocks run side by side: of two that come at once, one is the first.
+            before = self.read.swap(now.0, Relaxed);
+        }
         let first = before == 0;
-        if first {
-            self.read.store(now.0, Relaxed);
-        } else if before != now.0 {
+        if !first && before != now.0 {
             self.read.store(now.joined(Stamp(before)).0, Relaxed);
         }
         let races = written != 0 && !now.follows(Stamp(written)) && !(strong && written & ATOMIC != 0);

@@ -46,6 +46,16 @@ pub(crate) fn kernels(extra: &[String]) -> Result<(), Failure> {
     with_nvrtc(write, Some(&library)).run()
 }
 
+/// `cargo xtask nvrtc`: prints the library's path, alone on stdout.
+pub(crate) fn nvrtc(extra: &[String]) -> Result<(), Failure> {
+    if let Some(first) = extra.first() {
+        return Err(Failure::Usage(format!("nvrtc takes no argument, got \"{first}\"")));
+    }
+    let library = nvrtc::find(&step::root()).map_err(|reason| Failure::Step(format!("no NVRTC: {reason}")))?;
+    println!("{}", library.display());
+    Ok(())
+}
+
 /// `cargo xtask softgpu -- PROGRAM [ARGS]...`: runs a program of ours on the software GPU, which prints what each kernel did.
 pub(crate) fn softgpu(arguments: &[String]) -> Result<(), Failure> {
     let arguments = match arguments {

@@ -39,6 +39,12 @@ const COMMANDS: &[Command] = &[
         run: chores::kernels,
     },
     Command {
+        name: "nvrtc",
+        arguments: "",
+        about: "fetch NVRTC, which compiles the kernels, if it is not here, and print where its library is",
+        run: chores::nvrtc,
+    },
+    Command {
         name: "softgpu",
         arguments: "-- PROGRAM [ARGS]...",
         about: "run train, sample, eval or verify on the software GPU and print what each kernel did",
@@ -125,6 +131,7 @@ mod tests {
             ("", "no command"),
             ("ci --fast", "takes no argument, got \"--fast\""),
             ("kernels all", "takes no argument, got \"all\""),
+            ("nvrtc 13", "takes no argument, got \"13\""),
             ("softgpu --", "wants a program"),
         ] {
             let failure = dispatch(&words(line)).unwrap_err();

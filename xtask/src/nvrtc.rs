@@ -22,7 +22,7 @@ pub(crate) fn find(root: &Path) -> Result<PathBuf, String> {
     if !cfg!(target_os = "linux") {
         return Err("kernels are tested on Linux alone".into());
     }
-    println!("\n==> pip install {WHEEL} (90 MB, once, into target/nvrtc)");
+    eprintln!("\n==> pip install {WHEEL} (90 MB, once, into target/nvrtc)");
     for python in ["python3", "python"] {
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
         let done = Command::new(python).args(pip).arg(&folder).arg(WHEEL).status();
