@@ -149,7 +149,7 @@ fn run(args: &Args) -> Result<()> {
         let mean = smooth.map_or(report.loss, |mean: f64| mean + 0.03 * (report.loss - mean));
         smooth = Some(mean);
         bar.set_position(report.step + 1);
-        bar.set_message(format!("loss {mean:.4}  {:.0} images/s", report.images_per_second));
+        bar.set_message(format!("loss {mean:.4}  {} images/s", rate(report.images_per_second)));
     });
     bar.finish_and_clear();
     let summary = outcome?;
@@ -165,8 +165,12 @@ fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
     }
     let state = if s.stopped { "stopped at" } else { "trained" };
     eprintln!(
-        "{state} {} steps in {:.1} s ({:.0} images/s, {} parameters): loss {:.4}{validation}",
-        s.steps, s.seconds, s.images_per_second, s.parameters, s.loss
+        "{state} {} steps in {:.1} s ({} images/s, {} parameters): loss {:.4}{validation}",
+        s.steps,
+        s.seconds,
+        rate(s.images_per_second),
+        s.parameters,
+        s.loss
     );
     if s.stopped {
         eprintln!("continue with: cargo run --release --bin train -- --out {model} --resume");
@@ -176,6 +180,12 @@ fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
         eprintln!("next: cargo run --release --bin sample -- --model {model}{class} --count 64 --out samples.png");
     }
     print_json(args, s)
+}
+
+/// A rate with three digits, also where a step takes seconds.
+fn rate(per_second: f64) -> String {
+    let digits = if per_second < 1.0 { 3 } else { (2.0 - per_second.log10().floor()).max(0.0) as usize };
+    format!("{per_second:.digits$}")
 }
 
 fn print_json(args: &Args, s: &TrainSummary) -> Result<()> {
