@@ -20,7 +20,7 @@ impl LrSchedule {
     /// Reads a name.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the known names.
+    /// [`crate::Error::Usage`] with the known names.
     pub fn from_name(name: &str) -> Result<LrSchedule> {
         match name {
             "constant" => Ok(LrSchedule::Constant),
@@ -80,7 +80,7 @@ impl Moments {
     /// Zeros like `params`.
     ///
     /// # Errors
-    /// [`Error::Device`] if memory on the device cannot be had.
+    /// [`crate::Error::Device`] if memory on the device cannot be had.
     pub fn zeros(params: &Params) -> Result<Moments> {
         let zero = |t: &Tensor| Tensor::zeros(t.shape(), t.dtype(), t.device());
         let zeros = || params.tensors().iter().map(zero).collect::<Result<Vec<_>>>();
