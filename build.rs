@@ -50,7 +50,7 @@ fn generate() -> Result<(), Vec<String>> {
     let one = |reason: String| vec![reason];
     let folder = |name: &str| env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set; run cargo build"));
     let (root, out) = (folder("CARGO_MANIFEST_DIR").map_err(one)?, folder("OUT_DIR").map_err(one)?);
-    let compiler = Compiler::find().map_err(one)?;
+    let compiler = Compiler::find(Some(root.join("target/nvrtc/nvidia/cuda_nvrtc/lib"))).map_err(one)?;
     let text = kernel_module(&root, &out, compiler.is_some()).map_err(one)?;
     if let Some(compiler) = compiler {
         let images = images::compile(&compiler, &kernel_files(&root).map_err(one)?, &out)?;

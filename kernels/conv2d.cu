@@ -9,7 +9,7 @@
 //          conv2d_backward_weight   row = c_out, column = (ky, kx, c_in), k = output pixel; a block takes a tile and one of `chunks` ranges
 //                                   of pixels, which linear_sum_rows adds
 //          Each for large tiles, _small and _scalar (channels that do not divide by 4, small tiles); forward_narrow and
-//          backward_weight_shallow for up to 16 output channels. dbias and dper_image are linear_sum_rows; a 1x1 convolution is linear.
+//          backward_weight_shallow (_scalar: dy one value at a time) for up to 16 output channels. dbias and dper_image are linear_sum_rows; a 1x1 convolution is linear.
 // Cost     2·kh·kw·c_in·c_out flops per output pixel each; inputs and outputs once from memory, the taps' overlap from the cache.
 // Exact    no atomics: ranges of pixels depend on the shape alone and are added in order.
 // Limits   n·h·w, n·h_out·w_out, kh·kw·c_in, kh·kw·c_out below 2^31.
@@ -234,5 +234,11 @@ extern "C" __global__ void __launch_bounds__(128, 4)
 extern "C" __global__ void __launch_bounds__(128, 4)
     conv2d_backward_weight_shallow(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ out, int chunks, int len,
                                    CONV_SIZES) {
+    backward_weight<Shallow, true, true>(x, dy, out, chunks, len, CONV);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 4)
+    conv2d_backward_weight_shallow_scalar(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ out, int chunks,
+                                          int len, CONV_SIZES) {
     backward_weight<Shallow, false, true>(x, dy, out, chunks, len, CONV);
 }

@@ -25,7 +25,7 @@ __device__ __forceinline__ void nearest(const float* __restrict__ x, float* __re
     const u64 i = thread_index();
     if (i >= (u64)w_out * c) return;  // guard
     const Place at = place(i, c);
-    const u32 source = scaled((u32)at.row, w, w_out) * c + at.column;
+    const u64 source = (u64)scaled((u32)at.row, w, w_out) * c + at.column;
     for (u64 row = blockIdx.y; row < rows; row += gridDim.y) {
         const Place line = place(row, h_out);
         const u64 from = line.row * h + scaled(line.column, h, h_out);

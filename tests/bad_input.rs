@@ -241,7 +241,7 @@ fn a_gpu_that_cannot_be_used_says_what_is_missing() {
     for program in [SAMPLE, EVAL] {
         let outcome = run(program, ["--model", text(model()), "--device", "cuda:99"]);
         outcome.refuses(1, &["--device cuda", "use --device cpu"]);
-        let reasons = ["no NVIDIA driver found (libcuda did not load)", "GPUs, counted from 0"];
+        let reasons = ["no NVIDIA driver found (libcuda did not load)", "GPUs on this machine, counted from 0"];
         assert!(reasons.iter().any(|reason| outcome.stderr.contains(reason)), "{outcome:?}");
     }
     run(TRAIN, ["--device", "cuda:99"]).refuses(1, &["--device cuda", "use --device cpu"]);

@@ -122,7 +122,7 @@ fn file(stem: &str, body: &str) -> (String, String) {
 
 #[test]
 fn only_kernels_that_changed_are_compiled_again() {
-    let Some(compiler) = Compiler::find().unwrap() else {
+    let Some(compiler) = Compiler::find(None).unwrap() else {
         eprintln!("not run: no NVRTC; name its library in TWEEDIE_NVRTC");
         return;
     };

@@ -113,8 +113,12 @@ fn complaints(rows: &Rows, table: Option<&Rows>) -> Vec<String> {
 #[test]
 fn no_kernel_spills_or_takes_more_than_its_row() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let Some(compiler) = Compiler::find().unwrap() else {
-        eprintln!("not run: no NVRTC; `cargo xtask test` fetches it, or name its library in TWEEDIE_NVRTC");
+    let Some(compiler) = Compiler::find(None).unwrap() else {
+        // Past libtest, which shows what a passing test prints to nobody.
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"not run: no NVRTC; `cargo xtask test` fetches it, or name its library in TWEEDIE_NVRTC\n",
+        );
         return;
     };
     // The build's own folder: what it compiled is not compiled again.

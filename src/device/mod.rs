@@ -43,7 +43,8 @@ impl Device {
                         "--device {text}: expected auto, cpu, cuda or cuda:INDEX; use --device cpu"
                     )));
                 };
-                cuda::gpu(index)?;
+                // What keeps kernels from running shows before anything is written.
+                cuda::gpu(index)?.check_kernels()?;
                 Ok(Device::Cuda(index))
             }
         }

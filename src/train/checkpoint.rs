@@ -112,8 +112,7 @@ fn refuse_non_finite(t: &Trainer<'_>, parts: [(&str, &[Tensor]); 4]) -> Result<(
             if !tensor.is_finite()? {
                 let (step, name) = (t.step, &spec.name);
                 return Err(Error::NonFinite(format!(
-                    "step {step}: the update made a {what} of {name} that is not finite; the last checkpoint is intact, try \
-                     --resume with a smaller --lr"
+                    "step {step}: a {what} of {name} is not finite; the last checkpoint is as it was, try --resume with a smaller --lr"
                 )));
             }
         }

@@ -143,4 +143,16 @@ fn products_move_their_inputs_and_outputs_once() {
         let chunks = (2 * size_out * size_out).div_ceil(256);
         hold(&format!("conv2d_backward_weight{tile}"), &what, 4 * (x + y + chunks * weight), Of::All);
     }
+
+    // Few output channels: the narrow tiles.
+    for (c_in, c_out) in [(8, 8), (32, 16), (64, 8)] {
+        let inputs = [normal(1, &[2, 16, 16, c_in]), normal(2, &[c_out, 3, 3, c_in]), normal(3, &[c_out])];
+        agree("conv2d", &inputs, 9 * c_out, &|t| {
+            conv2d(&t[0], &t[1], Some(&t[2]), Conv::same(3), ConvExtras::default()).unwrap()
+        });
+        let what = format!("2x16x16x{c_in} to {c_out}");
+        let (x, y, weight) = (512 * c_in, 512 * c_out, 9 * c_out * c_in);
+        hold("conv2d_forward_narrow", &what, 4 * (x + weight + c_out + y), Of::All);
+        hold("conv2d_backward_weight_shallow", &what, 4 * (x + y + 2 * weight), Of::All);
+    }
 }

@@ -125,7 +125,7 @@ fn group_norm_moves_its_inputs_and_outputs_once() {
 }
 
 #[test]
-fn group_norm_of_an_image_in_many_blocks_agrees_with_the_cpu() {
+fn group_norm_of_an_image_in_many_blocks_agrees_with_the_cpu_and_its_kernels_move_little() {
     if !can_load_kernels() {
         return;
     }

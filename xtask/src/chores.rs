@@ -4,13 +4,20 @@ use crate::step::{self, Step};
 use crate::{Failure, nvrtc};
 use std::path::{Path, PathBuf};
 
-/// NVRTC for what this machine builds and tests; says so if there is none.
-fn find_nvrtc() -> Option<PathBuf> {
-    let found = nvrtc::find(&step::root());
-    if let Err(reason) = &found {
-        println!("\n==> no NVRTC, so no kernel is compiled or tested: {reason}");
+/// Set to run the tests without those of the kernels.
+const WITHOUT_KERNELS: &str = "TWEEDIE_WITHOUT_KERNELS";
+
+/// NVRTC for what this machine builds and tests; `None` where its kernels are not to be tested.
+fn find_nvrtc() -> Result<Option<PathBuf>, Failure> {
+    let unwanted = std::env::var_os(WITHOUT_KERNELS).is_some_and(|value| !value.is_empty());
+    if unwanted || !cfg!(target_os = "linux") {
+        println!("\n==> no kernel is compiled or tested");
+        return Ok(None);
     }
-    found.ok()
+    let without = |reason| {
+        format!("no NVRTC, so no kernel could be tested: {reason}; or set {WITHOUT_KERNELS}=1 to leave them out")
+    };
+    nvrtc::find(&step::root()).map(Some).map_err(|reason| Failure::Step(without(reason)))
 }
 
 /// Every build of one command gets the same, or build.rs would run again and all be built again.
@@ -24,7 +31,7 @@ fn with_nvrtc(step: Step, library: Option<&Path>) -> Step {
 /// `cargo xtask test [ARGS]...`: all tests, with NVRTC fetched for those of the kernels; without arguments also the ops and the network on
 /// the vector levels that this processor would not choose by itself.
 pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
-    let nvrtc = find_nvrtc();
+    let nvrtc = find_nvrtc()?;
     with_nvrtc(Step::cargo("test --workspace").with(extra), nvrtc.as_deref()).run()?;
     if extra.is_empty() {
         for level in ["portable", "avx2"] {
@@ -71,7 +78,7 @@ pub(crate) fn softgpu(arguments: &[String]) -> Result<(), Failure> {
         return Err(Failure::Step("the software GPU runs on Linux alone".into()));
     }
     let build = Step::cargo("build --release --example cuda --bin").with(std::slice::from_ref(program));
-    with_nvrtc(build, find_nvrtc().as_deref()).run()?;
+    with_nvrtc(build, find_nvrtc()?.as_deref()).run()?;
     let folder = step::target()?.join("release");
     let mut libraries = vec![folder.join("examples")];
     libraries.extend(std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths));
@@ -88,7 +95,7 @@ pub(crate) fn ci(extra: &[String]) -> Result<(), Failure> {
     if let Some(first) = extra.first() {
         return Err(Failure::Usage(format!("ci takes no argument, got \"{first}\"")));
     }
-    let nvrtc = find_nvrtc();
+    let nvrtc = find_nvrtc()?;
     let steps: Vec<Step> = ci_steps().into_iter().map(|step| with_nvrtc(step, nvrtc.as_deref())).collect();
     step::run_in_order(&steps, Step::run)?;
     // Licences come last: the checks above must not depend on a tool that few machines have.

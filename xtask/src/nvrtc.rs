@@ -9,15 +9,18 @@ const WHEEL: &str = "nvidia-cuda-nvrtc-cu12==12.9.86";
 /// The variable that names the library to the tests.
 pub(crate) const VARIABLE: &str = "TWEEDIE_NVRTC";
 
-/// The library: what [`VARIABLE`] names, or what was unpacked before, or a fresh wheel; the reason if there is none.
+/// The library: what [`VARIABLE`] names, or what was unpacked before, or a CUDA toolkit's, or a fresh wheel; the reason if there is none.
 pub(crate) fn find(root: &Path) -> Result<PathBuf, String> {
-    if let Some(named) = std::env::var_os(VARIABLE) {
+    if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
         return Ok(named.into());
     }
     let folder = root.join("target/nvrtc");
     let library = folder.join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
     if library.is_file() {
         return Ok(library);
+    }
+    if let Some(installed) = installed() {
+        return Ok(installed);
     }
     if !cfg!(target_os = "linux") {
         return Err("kernels are tested on Linux alone".into());
@@ -31,4 +34,12 @@ pub(crate) fn find(root: &Path) -> Result<PathBuf, String> {
         }
     }
     Err(format!("pip did not install {WHEEL}; install it yourself and name its libnvrtc.so.12 in {VARIABLE}"))
+}
+
+/// That of a CUDA toolkit on this machine.
+fn installed() -> Option<PathBuf> {
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let folders = toolkits.chain(["/usr/local/cuda".into(), "/opt/cuda".into()]).map(|toolkit| toolkit.join("lib64"));
+    let names = ["libnvrtc.so.12", "libnvrtc.so.13"];
+    folders.flat_map(|folder| names.map(|name| folder.join(name))).find(|path| path.is_file())
 }

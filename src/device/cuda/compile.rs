@@ -18,7 +18,7 @@ pub(in crate::device) fn can_load() -> bool {
 /// NVRTC, looked for once.
 fn compiler() -> &'static std::result::Result<Option<Compiler>, String> {
     static FOUND: OnceLock<std::result::Result<Option<Compiler>, String>> = OnceLock::new();
-    FOUND.get_or_init(Compiler::find)
+    FOUND.get_or_init(|| Compiler::find(None))
 }
 
 /// The oldest compute capability that kernels are written for.
@@ -94,7 +94,7 @@ fn compiled(cache: &Cache, module: &Module, target: &str) -> Result<Vec<u8>> {
         Ok(None) => {
             return Err(Error::Device(format!(
                 "{stem}: this build embeds no compiled kernels, and NVRTC, which compiles them, was not found (libnvrtc.so.12 did not load); \
-                 install it (CUDA toolkit, or pip install nvidia-cuda-nvrtc-cu12) or name the file in TWEEDIE_NVRTC"
+                 install it (a CUDA toolkit; or pip install nvidia-cuda-nvrtc-cu12, and name its file in TWEEDIE_NVRTC)"
             )));
         }
         Err(reason) => return Err(Error::Device(format!("{stem}: {reason}"))),
@@ -103,6 +103,8 @@ fn compiled(cache: &Cache, module: &Module, target: &str) -> Result<Vec<u8>> {
     if let Some(image) = cache.read(stem, &key) {
         return Ok(image);
     }
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| eprintln!("compiling kernels for this GPU, which takes a while at their first use"));
     let made = compiler.compile(stem, module.source, target).map_err(|log| {
         Error::Device(format!("{stem}: NVRTC refused the kernel: {}", log.trim().replace('\n', "; ")))
     })?;
@@ -163,7 +165,11 @@ mod tests {
     #[test]
     fn a_kernel_is_compiled_once_and_then_found_in_the_cache() {
         let Ok(Some(compiler)) = compiler() else {
-            eprintln!("not run: no NVRTC; name its library in TWEEDIE_NVRTC");
+            // Past libtest, which shows what a passing test prints to nobody.
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"not run: no NVRTC; name its library in TWEEDIE_NVRTC\n",
+            );
             return;
         };
         let folder = tempfile::tempdir().unwrap();

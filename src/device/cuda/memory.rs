@@ -150,8 +150,8 @@ impl Gpu {
                 self.index,
                 mib(bytes),
                 mib(LIVE.load(Ordering::Relaxed)),
-                mib(free),
-                mib(total)
+                free >> 20,
+                total >> 20
             )),
             _ => failed(self.index, "allocating memory")(error),
         }

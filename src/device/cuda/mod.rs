@@ -185,7 +185,7 @@ impl Gpu {
         let count = CudaContext::device_count().map_err(failed(index, "counting the GPUs"))?;
         if index >= count.max(0) as usize {
             return Err(Error::Device(format!(
-                "--device cuda:{index}: the machine has {count} GPUs, counted from 0; use --device cpu or another index"
+                "--device cuda:{index}: GPUs on this machine, counted from 0: {count}; use --device cpu or another index"
             )));
         }
         let context = CudaContext::new(index).map_err(failed(index, "opening the GPU"))?;

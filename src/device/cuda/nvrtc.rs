@@ -74,12 +74,21 @@ pub(crate) struct Compiled {
     pub(crate) log: String,
 }
 
+/// Where a CUDA toolkit puts the library, and `also`.
+fn usual_places(also: Option<std::path::PathBuf>) -> Vec<std::path::PathBuf> {
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(std::path::PathBuf::from);
+    let toolkits = toolkits.chain(["/usr/local/cuda".into(), "/opt/cuda".into()]);
+    let mut folders: Vec<_> = toolkits.map(|toolkit| toolkit.join("lib64")).collect();
+    folders.extend(also);
+    folders.iter().flat_map(|folder| NAMES.iter().map(|name| folder.join(name))).filter(|path| path.is_file()).collect()
+}
+
 impl Compiler {
-    /// The library that the environment names, else the loader's; `None` if there is none.
+    /// The library that the environment names, else the loader's, else one in a CUDA toolkit's usual folders or in `also`; `None` if there is none.
     ///
     /// # Errors
     /// A sentence if the one that is named does not do.
-    pub(crate) fn find() -> Result<Option<Compiler>, String> {
+    pub(crate) fn find(also: Option<std::path::PathBuf>) -> Result<Option<Compiler>, String> {
         if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
             let named = |reason| {
                 let path = path.to_string_lossy();
@@ -87,7 +96,8 @@ impl Compiler {
             };
             return Compiler::open(path.as_ref()).map(Some).map_err(named);
         }
-        Ok(NAMES.iter().find_map(|name| Compiler::open(name.as_ref()).ok()))
+        let by_name = NAMES.iter().find_map(|name| Compiler::open(name.as_ref()).ok());
+        Ok(by_name.or_else(|| usual_places(also).iter().find_map(|path| Compiler::open(path.as_ref()).ok())))
     }
 
     fn open(path: &std::ffi::OsStr) -> Result<Compiler, String> {

@@ -106,7 +106,8 @@ pub(super) fn backward_weight(index: usize, x: &Tensor, weight: &Tensor, dy: &Te
     let [n, h, w, c_in, c_out, kh, kw, h_out, w_out, stride, pad] = ints(&s)?;
     let columns = s.kh * s.kw * s.c_in;
     let (kernel, tile) = match (s.c_in.is_multiple_of(4), s.c_out.is_multiple_of(4)) {
-        (true, _) if s.c_out <= SHALLOW.rows => (kernel::BACKWARD_WEIGHT_SHALLOW, SHALLOW),
+        (true, true) if s.c_out <= SHALLOW.rows => (kernel::BACKWARD_WEIGHT_SHALLOW, SHALLOW),
+        (true, false) if s.c_out <= SHALLOW.rows => (kernel::BACKWARD_WEIGHT_SHALLOW_SCALAR, SHALLOW),
         (true, true) if s.c_out > SMALL.rows && columns > SMALL.columns => (kernel::BACKWARD_WEIGHT, LARGE),
         (true, true) => (kernel::BACKWARD_WEIGHT_SMALL, SMALL),
         _ => (kernel::BACKWARD_WEIGHT_SCALAR, SMALL),
