@@ -263,14 +263,15 @@ fn or_exit<T>(value: Result<T>) -> T {
     })
 }
 
-fn median(samples: &mut [f64]) -> f64 {
+/// The middle of the samples, which are sorted.
+pub(crate) fn median(samples: &mut [f64]) -> f64 {
     samples.sort_by(f64::total_cmp);
     let middle = samples.len() / 2;
     if samples.len() % 2 == 1 { samples[middle] } else { 0.5 * (samples[middle - 1] + samples[middle]) }
 }
 
 /// The processor and the instruction set in use.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
@@ -278,7 +279,7 @@ fn machine() -> String {
 }
 
 /// Today's date in UTC, `2025-01-31`.
-fn today() -> String {
+pub(crate) fn today() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
     // Days since 0000-03-01, in eras of 400 years (Hinnant, "chrono-compatible low-level date algorithms").
     let days = seconds / 86_400 + 719_468;
