@@ -407,7 +407,7 @@ fn weights_that_overflow_never_replace_the_checkpoint() {
     let out = folder.path().join("run");
     let wild = ["--steps", "20", "--save-every", "1", "--lr", "1e39", "--set", "warmup_steps=0"];
     run(TRAIN, tiny_args(&out, &wild))
-        .refuses(1, &["step 1: ", "is not finite", "checkpoint is intact", "smaller --lr"]);
+        .refuses(1, &["step 1: ", "is not finite", "the last checkpoint is as it was", "smaller --lr"]);
     sample(&out, &[]).refuses_nothing();
     sample(&out, &["--weights", "raw"]).refuses_nothing();
 }
