@@ -1,5 +1,6 @@
 //! Threads on the host: work is cut into fixed blocks, each of which writes its own part of the output.
 
+use super::pool::Scratch;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 
@@ -15,6 +16,20 @@ pub fn for_each_block(blocks: usize, flops: usize, work: impl Fn(usize) + Sync +
     } else {
         (0..blocks).into_par_iter().with_min_len(joined).for_each(work);
     }
+}
+
+/// As [`for_each_block`], with `len` values of working memory for each block, of unspecified content.
+///
+/// One buffer for all threads is taken beforehand: how much memory a step takes must not depend on how many blocks happened to run at a time.
+/// `work` must not go parallel itself: its thread could take up another block, which has the same memory.
+pub fn for_each_block_with(blocks: usize, flops: usize, len: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) {
+    let mut memory = Scratch::<f32>::take(rayon::current_num_threads() * len);
+    let memory = DisjointMut::new(&mut memory);
+    for_each_block(blocks, flops, |block| {
+        // A thread outside the pool works alone.
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        work(block, memory.slice(thread * len, len));
+    });
 }
 
 /// A mutable slice that several threads write at disjoint places.

@@ -6,9 +6,9 @@ mod cpu;
 pub(crate) mod cuda;
 mod pool;
 
-pub use cpu::{DisjointMut, for_each_block};
+pub use cpu::{DisjointMut, for_each_block, for_each_block_with};
 pub use cuda::CudaBuffer;
-pub use pool::{HostBuffer, PoolStats, Scratch, pool_stats, reset_pool_peak};
+pub use pool::{DerivedKey, HostBuffer, PoolStats, Scratch, pool_stats, reset_pool_peak};
 
 use crate::error::{Error, Result};
 

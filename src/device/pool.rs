@@ -6,9 +6,10 @@
 //! aligned and has [`SLACK`] readable bytes behind its end, so that vector code may read (never write) past a row.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 const ALIGN: usize = 64;
 
@@ -38,7 +39,7 @@ static POOL: Mutex<Pool> =
 
 fn pool() -> std::sync::MutexGuard<'static, Pool> {
     // A poisoned lock still guards a consistent pool: no code between lock and unlock can leave it half changed.
-    POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The pool's counters.
@@ -69,6 +70,17 @@ pub struct HostBuffer {
     ptr: NonNull<u8>,
     bytes: usize,
     class: usize,
+    derived: Mutex<Option<Derived>>,
+}
+
+/// Says what was derived from a buffer: a name and sizes.
+pub type DerivedKey = (&'static str, [usize; 2]);
+
+/// A value computed from a buffer's bytes.
+#[derive(Debug)]
+struct Derived {
+    key: DerivedKey,
+    value: Arc<dyn Any + Send + Sync>,
 }
 
 // SAFETY: the buffer owns its memory exclusively, like Vec<u8>.
@@ -96,7 +108,7 @@ impl HostBuffer {
         pool.stats.peak = pool.stats.peak.max(pool.stats.live);
         drop(guard);
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout(class)) };
-        let mut buffer = HostBuffer { ptr, bytes, class };
+        let mut buffer = HostBuffer { ptr, bytes, class, derived: Mutex::new(None) };
         if cfg!(debug_assertions) {
             buffer.as_mut_slice().fill(0xFF);
         }
@@ -109,8 +121,24 @@ impl HostBuffer {
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.bytes) }
     }
 
+    /// What `make` computes from these bytes, kept until they are borrowed for writing or the buffer is dropped. One value is kept, that of
+    /// the last key. `make` may run in two threads at a time; both results are the same.
+    pub fn derived<T: Any + Send + Sync>(&self, key: DerivedKey, make: impl FnOnce() -> T) -> Arc<T> {
+        let slot = || self.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = slot().as_ref().filter(|kept| kept.key == key).map(|kept| kept.value.clone());
+        if let Some(value) = kept.and_then(|value| value.downcast::<T>().ok()) {
+            return value;
+        }
+        // Not under the lock: `make` runs in parallel, and a thread that waits for others may take up work that comes here.
+        let value = Arc::new(make());
+        *slot() = Some(Derived { key, value: value.clone() });
+        value
+    }
+
     /// The bytes, writable.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // What was derived from the old bytes must not meet the new ones. Writing needs this exclusive borrow, so nothing can come between.
+        *self.derived.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
         // SAFETY: as above, and `&mut self` is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
     }
@@ -172,6 +200,21 @@ mod tests {
         // Another test may take it in between, so look for it among several takes.
         let again: Vec<HostBuffer> = (0..8).map(|_| HostBuffer::take(odd_size)).collect();
         assert!(again.iter().any(|b| b.as_slice().as_ptr() as usize == address));
+    }
+
+    #[test]
+    fn a_derived_value_is_kept_until_the_buffer_is_written() {
+        let mut buffer = HostBuffer::take(8);
+        buffer.as_mut_slice().fill(1);
+        let sum = |buffer: &HostBuffer, name| {
+            *buffer.derived((name, [0; 2]), || buffer.as_slice().iter().map(|b| u32::from(*b)).sum::<u32>())
+        };
+        assert_eq!(sum(&buffer, "sum"), 8);
+        assert_eq!(*buffer.derived(("sum", [0; 2]), || 0_u32), 8, "it was computed again");
+        assert_eq!(*buffer.derived(("sum", [1, 0]), || 5_u32), 5, "another key met the old value");
+        assert_eq!(sum(&buffer, "sum"), 8);
+        buffer.as_mut_slice()[0] = 3;
+        assert_eq!(sum(&buffer, "sum"), 10, "an old value met new bytes");
     }
 
     #[test]

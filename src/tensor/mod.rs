@@ -5,7 +5,7 @@ mod shape;
 pub use shape::Shape;
 
 use crate::device::cuda::{self, CudaBuffer};
-use crate::device::{Device, HostBuffer, Storage};
+use crate::device::{DerivedKey, Device, HostBuffer, Storage};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -198,6 +198,18 @@ impl Tensor {
         self.check_dtype(T::DTYPE)?;
         match &*self.storage {
             Storage::Cpu(buffer) => Ok(bytemuck::cast_slice(buffer.as_slice())),
+            Storage::Cuda(_) => Err(self.not_on_host()),
+        }
+    }
+
+    /// What `make` computes from the elements in host memory, kept with them until they are written: see [`HostBuffer::derived`].
+    pub(crate) fn derived<T: std::any::Any + Send + Sync>(
+        &self,
+        key: DerivedKey,
+        make: impl FnOnce() -> T,
+    ) -> Result<Arc<T>> {
+        match &*self.storage {
+            Storage::Cpu(buffer) => Ok(buffer.derived(key, make)),
             Storage::Cuda(_) => Err(self.not_on_host()),
         }
     }
