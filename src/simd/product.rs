@@ -9,6 +9,8 @@ use crate::device::{DisjointMut, for_each_block};
 const ROW_BLOCK: usize = 256;
 /// Values of k that are summed before the next tile's turn in [`accumulate_outer`].
 const K_BLOCK: usize = 256;
+/// Bytes of both operands that a round of [`accumulate_outer`] reads: they stay in the cores' second-level caches.
+const ROUND_BYTES: usize = 1 << 20;
 
 /// Rows of a left-hand operand, read where they lie: row r begins at `data[base(r)]`, and its k values are the
 /// `runs` one after the other.
@@ -134,13 +136,13 @@ pub(crate) fn accumulate_outer(
     let strips = segment.div_ceil(STRIP);
     let jobs = row_tiles * segment_offsets.len() * strips;
     let out = DisjointMut::new(c);
-    let work = |job: usize| {
+    let work = |job: usize, round: std::ops::Range<usize>| {
         let (i, s, strip) =
             (job / (segment_offsets.len() * strips), job / strips % segment_offsets.len(), job % strips);
         let i0 = i * MR;
         let live_rows = MR.min(rows - i0);
-        for k0 in (0..k).step_by(K_BLOCK) {
-            let k1 = k.min(k0 + K_BLOCK);
+        for k0 in round.clone().step_by(K_BLOCK) {
+            let k1 = round.end.min(k0 + K_BLOCK);
             for j0 in (strip * STRIP..segment.min((strip + 1) * STRIP)).step_by(NR) {
                 let columns = NR.min(segment - j0);
                 let mut tile = [[0.0; NR]; MR];
@@ -165,10 +167,15 @@ pub(crate) fn accumulate_outer(
             }
         }
     };
-    if parallel {
-        for_each_block(jobs, 2 * MR * STRIP.min(segment) * k, work);
-    } else {
-        (0..jobs).for_each(work);
+    // All jobs sum one round of k before the next begins, so that its rows are read from the cache by all but the first.
+    let length = (ROUND_BYTES / (4 * (rows + segment)) / K_BLOCK).max(1) * K_BLOCK;
+    for first in (0..k).step_by(length) {
+        let round = first..k.min(first + length);
+        if parallel {
+            for_each_block(jobs, 2 * MR * STRIP.min(segment) * round.len(), |job| work(job, round.clone()));
+        } else {
+            (0..jobs).for_each(|job| work(job, round.clone()));
+        }
     }
 }
 
@@ -199,7 +206,8 @@ mod tests {
 
     #[test]
     fn products_match_plain_loops_for_sizes_on_both_sides_of_every_tile() {
-        for (m, n, k) in [(1, 1, 1), (7, 31, 5), (8, 32, 16), (9, 33, 17), (300, 70, 40), (257, 16, 3)] {
+        for (m, n, k) in [(1, 1, 1), (7, 31, 5), (8, 32, 16), (9, 33, 17), (300, 70, 40), (257, 16, 3), (500, 600, 300)]
+        {
             let (a, b) = (noise(m * k, 1), noise(k * n, 2));
             let packed = Packed::from_rows(k, n, |i| &b[i * n..(i + 1) * n]);
             let columns: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
