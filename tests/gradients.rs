@@ -184,6 +184,22 @@ proptest! {
     }
 
     #[test]
+    fn conv2d_by_winograd_matches_its_oracle_at_drawn_sizes_and_paddings(
+        ([n, h, w], c_in, c_out) in (image(), channels(), channels()),
+        (pad_before, pad_after) in (0..=2usize, [0..=3usize, 0..=3]),
+        method in select(vec!["f2", "f4"]),
+        extras in any::<bool>(),
+        frozen in frozen(),
+        seed in 0..1_000_000u64,
+    ) {
+        let out = |axis: usize, size: usize| (size + pad_before + pad_after[axis]).saturating_sub(2);
+        let outputs = n * out(0, h) * out(1, w) * c_out;
+        prop_assume!(outputs >= FEWEST && outputs * 9 * c_in <= AFFORDABLE);
+        let conv = Conv { stride: 1, pad_before, pad_after };
+        check(conv2d::case_by(method, conv2d::Row { x: [n, h, w, c_in], c_out, k: 3, conv, extras }, seed), frozen)?;
+    }
+
+    #[test]
     fn group_norm_matches_its_oracle_at_drawn_sizes_and_options(
         (x, groups) in norm_sizes(),
         (silu, film) in any::<(bool, bool)>(),

@@ -23,7 +23,7 @@ pub use adamw::{AdamW, AdamWEntry, adamw};
 pub use attention::attention;
 pub use blend::blend;
 pub use concat::{concat_channels, slice_channels};
-pub use conv2d::{Conv, ConvExtras, conv2d};
+pub use conv2d::{CONV_ACCURACIES, Conv, ConvAccuracy, ConvExtras, conv_accuracy, conv2d, set_conv_accuracy};
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embed::embed;

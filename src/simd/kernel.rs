@@ -73,11 +73,13 @@ pub(crate) unsafe fn outer(
     }
 }
 
+pub(super) use portable::multiply_add;
+
 mod portable {
     use super::{MR, NR, Run, Tile};
 
     #[inline(always)]
-    fn multiply_add(a: f32, b: f32, sum: f32) -> f32 {
+    pub(in super::super) fn multiply_add(a: f32, b: f32, sum: f32) -> f32 {
         // Fused where the base instruction set has it; elsewhere a fused operation would be a slow library call.
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, sum) } else { a * b + sum }
     }

@@ -5,14 +5,17 @@
 //! vectors and fused multiply-adds are part of the base instruction set, so plain code is compiled to them.
 
 mod kernel;
+mod lanes;
 mod math;
 mod pack;
 mod product;
+mod winograd;
 
 pub(crate) use kernel::Run;
 pub use math::{exp, sigmoid};
 pub(crate) use pack::Packed;
 pub(crate) use product::{Gather, accumulate_outer, multiply_rows, multiply_rows_serial};
+pub(crate) use winograd::{Channels, Epilogue, OUTSIDE, Scheme, WEIGHT_ROWS, accumulate_points, multiply_points};
 
 use std::sync::OnceLock;
 

@@ -1,5 +1,6 @@
 //! Oracle and case table of [`super::conv2d`].
 
+use super::method::{choose, forcing, growth};
 use super::{Conv, ConvExtras, conv2d};
 use crate::testing::{Array, Case};
 
@@ -20,6 +21,11 @@ pub struct Row {
 
 /// The case of one row.
 pub fn case(row: Row, seed: u64) -> Case {
+    case_by("", row, seed)
+}
+
+/// The case of one row with the CPU's method forced: `direct`, `f2` or `f4`.
+pub fn case_by(method: &'static str, row: Row, seed: u64) -> Case {
     let Row { x: [n, _, _, c_in], c_out, k, conv, extras } = row;
     let normal = |shape: &[usize], i: u64| Array::normal(shape, seed + i, 1.0, 0.0);
     let mut inputs = vec![normal(&row.x, 0), normal(&[c_out, k, k, c_in], 1), normal(&[c_out], 2)];
@@ -28,18 +34,23 @@ pub fn case(row: Row, seed: u64) -> Case {
         inputs.push(normal(&[n, c_out], 3));
         inputs.push(normal(&[n, out(0), out(1), c_out], 4));
     }
+    let methods = forcing(method, || choose(conv, [k, k], [row.x[1], row.x[2], c_in], [out(0), out(1), c_out]));
+    let growth =
+        [methods.forward, methods.backward_x, methods.backward_weight].map(growth).into_iter().fold(1.0, f64::max);
+    let widen = |terms: usize| (terms as f64 * growth * growth).ceil() as usize;
     Case {
         op: "conv2d",
-        label: format!("{row:?}"),
+        label: format!("{row:?} {method}"),
         differentiable: vec![true; inputs.len()],
         inputs,
         run: Box::new(move |t| {
             let extras = ConvExtras { per_image: t.get(3), residual: t.get(4) };
-            conv2d(&t[0], &t[1], Some(&t[2]), conv, extras)
+            forcing(method, || conv2d(&t[0], &t[1], Some(&t[2]), conv, extras))
         }),
         oracle: Box::new(move |a| oracle(a, conv)),
-        terms: k * k * c_in + 3,
-        grad_terms: (n * out(0) * out(1)).max(k * k * c_out),
+        // The tolerance grows with the square root of the terms.
+        terms: widen(k * k * c_in + 3),
+        grad_terms: widen((n * out(0) * out(1)).max(k * k * c_out)),
     }
 }
 
@@ -125,5 +136,25 @@ pub fn table() -> Vec<Case> {
         Row { x: [2, 18, 17, 4], c_out: 32, k: 3, conv: Conv::same(3), extras: false },
         Row { x: [2, 18, 17, 2], c_out: 6, k: 3, conv: Conv::same(3), extras: true },
     ];
-    rows.into_iter().map(|row| case(row, 20)).collect()
+    // By Winograd: tiles whole and cut, channels on both sides of vectors and panels, one tile and many blocks, every padding.
+    let same = |x, c_out, extras| Row { x, c_out, k: 3, conv: Conv::same(3), extras };
+    let padded =
+        |pad_before, pad_after| Row { conv: Conv { stride: 1, pad_before, pad_after }, ..same([2, 6, 5, 4], 7, false) };
+    let by_winograd = [
+        same([1, 1, 1, 1], 8, false),
+        same([2, 4, 4, 16], 32, true),
+        same([2, 5, 7, 3], 4, true),
+        same([3, 9, 6, 17], 33, true),
+        same([1, 4, 4, 24], 66, false),
+        same([2, 2, 3, 65], 31, true),
+        same([64, 16, 16, 1], 1, false),
+        padded(0, [0; 2]),
+        padded(2, [2, 0]),
+        padded(0, [3, 1]),
+    ];
+    let forced = by_winograd.into_iter().flat_map(|row| ["f2", "f4"].map(|method| case_by(method, row, 20)));
+    // Past the limits of the rule, and what it must refuse even if forced.
+    let chosen = [same([1, 8, 7, 32], 34, true), same([1, 7, 7, 16], 3, false)].map(|row| case(row, 20));
+    let refused = case_by("f4", Row { conv: down(1), ..same([1, 6, 6, 4], 5, false) }, 20);
+    rows.into_iter().map(|row| case(row, 20)).chain(forced).chain(chosen).chain([refused]).collect()
 }

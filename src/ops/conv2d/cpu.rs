@@ -1,10 +1,13 @@
 //! The CPU side of [`super::conv2d`].
 
-use super::{ConvExtras, Sizes};
-use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+use super::{ConvExtras, Sizes, winograd};
+use crate::device::{DerivedKey, Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
 use crate::simd::{Gather, Packed, Run, accumulate_outer, multiply_rows};
+use crate::tape;
 use crate::tensor::{Dtype, Tensor};
+use std::any::Any;
+use std::sync::Arc;
 
 /// Images with zeros around them: `[n, h, w, c]`.
 struct Padded<'a> {
@@ -68,6 +71,12 @@ fn window_runs(padded: &Padded<'_>, s: &Sizes) -> Vec<Run> {
     (0..s.kh).map(|kh| Run { offset: kh * padded.w * s.c_in, len: s.kw * s.c_in }).collect()
 }
 
+/// What `make` computes from a weight. Inference asks for it again with the same weight, so it is kept there; a training step, which
+/// records, writes the weight before the next one.
+pub(super) fn kept<T: Any + Send + Sync>(weight: &Tensor, key: DerivedKey, make: impl FnOnce() -> T) -> Result<Arc<T>> {
+    if tape::is_recording() { Ok(Arc::new(make())) } else { weight.derived(key, make) }
+}
+
 pub(super) fn forward(
     x: &Tensor,
     weight: &Tensor,
@@ -75,10 +84,14 @@ pub(super) fn forward(
     extras: ConvExtras<'_>,
     s: Sizes,
 ) -> Result<Tensor> {
+    if let Some(scheme) = s.methods.forward {
+        return winograd::forward(scheme, x, weight, bias, extras, s);
+    }
     let padded = pad_input(x.host()?, &s);
     let runs = window_runs(&padded, &s);
     let (w, k) = (weight.host::<f32>()?, s.kh * s.kw * s.c_in);
-    let packed = Packed::from_columns(k, s.c_out, |j| &w[j * k..(j + 1) * k]);
+    let pack = || Packed::from_columns(k, s.c_out, |j| &w[j * k..(j + 1) * k]);
+    let packed = kept(weight, ("conv2d direct", [k, s.c_out]), pack)?;
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
     let per_image = extras.per_image.map(Tensor::host::<f32>).transpose()?;
     let residual = extras.residual.map(Tensor::host::<f32>).transpose()?;
@@ -106,6 +119,9 @@ pub(super) fn forward(
 }
 
 pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    if let Some(scheme) = s.methods.backward_weight {
+        return winograd::backward_weight(scheme, x, dy, s);
+    }
     let padded = pad_input(x.host()?, &s);
     let count = s.n * s.h_out * s.w_out;
     let (mut dy_at, mut x_at) = (Scratch::<usize>::take(count), Scratch::<usize>::take(count));
@@ -154,6 +170,9 @@ fn margin(size: usize, size_out: usize, k: usize, s: &Sizes) -> (usize, usize) {
 }
 
 pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    if let Some(scheme) = s.methods.backward_x {
+        return winograd::backward_x(scheme, weight, dy, s);
+    }
     let w = weight.host::<f32>()?;
     let (rows, columns) = (margin(s.h, s.h_out, s.kh, &s), margin(s.w, s.w_out, s.kw, &s));
     let padded = pad(dy.host()?, [s.n, s.h_out, s.w_out, s.c_out], rows, columns);

@@ -4,9 +4,12 @@
 //! Method   x is copied once into a zero-padded image; a row of the product is one output pixel, whose kh runs of
 //!          kw·c_in values lie there as they are, so nothing is unfolded. The input gradient is the same product with
 //!          padded dy and the weight's taps reversed, one class of pixels for each residue modulo the stride. The weight
-//!          gradient sums outer products over pixels.
+//!          gradient sums outer products over pixels. On the CPU 3×3 kernels of stride 1 may go by Winograd's transforms instead
+//!          (`winograd.rs`, chosen by `method.rs`).
 //! Saved    x and the weight (shared, not copied).
-//! Cost     2·kh·kw·c_in·c_out flops per output pixel forward, twice that backward.
+//! Cost     2·kh·kw·c_in·c_out flops per output pixel forward, twice that backward; by Winograd 4/9 or 1/4 of it.
+//! Exact    F(2×2) doubles the root mean square of rounding errors at most, F(4×4) makes it 7.2 times as large (derived in `method.rs`, and
+//!          the bound of the case table). A value that is not finite spreads to the outputs of its tile.
 //! Order    outputs sum (kh, kw, c_in) in order; dweight sums pixels in order; results do not depend on threads or batch. On a GPU
 //!          dweight, dbias and dper_image sum ranges of pixels that depend on the shape alone, and add those in order.
 //! Kernels  `kernels/conv2d.cu` and `kernels/gemm.cuh`; sums over pixels and 1×1 convolutions are those of `linear`.
@@ -15,12 +18,17 @@
 pub mod cases;
 mod cpu;
 mod cuda;
+mod method;
+mod winograd;
+
+pub use method::{CONV_ACCURACIES, ConvAccuracy, conv_accuracy, set_conv_accuracy};
 
 use super::{image_shape, narrow, same_device, sum_rows};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Dtype, Tensor, TensorId};
+use method::Methods;
 
 /// Stride and zero padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +75,8 @@ struct Sizes {
     h_out: usize,
     w_out: usize,
     conv: Conv,
+    /// How the CPU computes it and its gradients.
+    methods: Methods,
 }
 
 /// Convolves images.
@@ -144,7 +154,9 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras:
         let got = r.shape();
         return Err(Error::Shape(format!("conv2d: residual wants [{n},{h_out},{w_out},{c_out}], got {got}")));
     }
-    Ok(Sizes { n, h, w, c_in, c_out, kh, kw, h_out, w_out, conv })
+    // Chosen once: a gradient takes the accuracy that its forward had.
+    let methods = method::choose(conv, [kh, kw], [h, w, c_in], [h_out, w_out, c_out]);
+    Ok(Sizes { n, h, w, c_in, c_out, kh, kw, h_out, w_out, conv, methods })
 }
 
 struct Conv2d {
