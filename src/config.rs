@@ -3,6 +3,7 @@
 use crate::data::Dataset;
 use crate::error::{Error, Result, nearest, unknown_name};
 use crate::nn::{BlockType, ClassEmbed, UNetConfig};
+use crate::ops::ConvAccuracy;
 use crate::optim::LrSchedule;
 use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention};
 use serde::{Deserialize, Serialize};
@@ -113,11 +114,18 @@ pub struct TrainConfig {
     pub dropout: f64,
     /// `default` or `scale_shift`.
     pub resnet_time_scale_shift: String,
+    /// How the CPU computes 3×3 convolutions: `exact`, `default` or `fast`.
+    #[serde(default = "default_conv_accuracy")]
+    pub conv_accuracy: String,
 }
 
 // Settings that runs of older versions do not have.
 fn default_process() -> String {
     "ddpm".into()
+}
+
+fn default_conv_accuracy() -> String {
+    "default".into()
 }
 
 fn default_rho() -> f64 {
@@ -186,6 +194,7 @@ impl TrainConfig {
             freq_shift: 0.0,
             dropout: 0.0,
             resnet_time_scale_shift: "default".into(),
+            conv_accuracy: default_conv_accuracy(),
         };
         match name {
             "digits" => Ok(digits),
@@ -316,6 +325,7 @@ impl TrainConfig {
                 return bad(format!("{key}: has no meaning for process = \"{process}\"; use process = {readers}"));
             }
         }
+        ConvAccuracy::from_name(&self.conv_accuracy)?;
         LrSchedule::from_name(&self.lr_schedule)?;
         self.scheduler()?.check_trainable()
     }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use tweedie::data::Dataset;
 use tweedie::error::unknown_name;
 use tweedie::eval::{LossOptions, denoising_loss};
+use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::Pipeline;
 use tweedie::{Error, Result, cli};
 
@@ -53,6 +54,9 @@ struct Args {
     /// Threads, 0 for all cores; the result does not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// How the CPU computes convolutions: exact, default or fast (errors of 1e-6 to 3e-6 each)
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    conv_accuracy: String,
     /// Print one JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let device = cli::check_machine(&args.device, "f32")?;
+    set_conv_accuracy(ConvAccuracy::from_name(&args.conv_accuracy)?);
     if args.count == Some(0) {
         return Err(Error::Usage("--count 0: expected at least 1".into()));
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tweedie::cli::{self, OutputKind};
+use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::{Pipeline, SampleOptions};
 use tweedie::sampler::{Churn, Corrector, DdimNoise, GridKind, SamplerKind, SamplerOptions};
 use tweedie::{Error, Result};
@@ -101,6 +102,9 @@ struct Args {
     /// Threads, 0 for all cores; the result does not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// How the CPU computes convolutions: exact, default or fast (errors of 1e-6 to 3e-6 each)
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    conv_accuracy: String,
     /// Images per network evaluation; the result does not depend on it
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -174,6 +178,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let device = cli::check_machine(&args.device, &args.precision)?;
+    set_conv_accuracy(ConvAccuracy::from_name(&args.conv_accuracy)?);
     let kind = OutputKind::of("--out", &args.out)?;
     let trajectory = match &args.trajectory {
         Some(path) => Some((path, OutputKind::of_states("--trajectory", path)?)),

@@ -54,6 +54,9 @@ struct Args {
     /// f32 (bf16 is not in this version)
     #[arg(long, default_value = "f32")]
     precision: String,
+    /// How the CPU computes convolutions: exact, default or fast [default: default]
+    #[arg(long, value_name = "NAME")]
+    conv_accuracy: Option<String>,
     /// Continue the run in --out from its last checkpoint, bit for bit
     #[arg(long)]
     resume: bool,
@@ -89,6 +92,7 @@ impl Args {
         put("batch", self.batch.map(|n| int(n as u64)));
         put("lr", self.lr.map(Value::Float));
         put("seed", self.seed.map(int));
+        put("conv_accuracy", self.conv_accuracy.clone().map(Value::String));
         put("save_every", self.save_every.map(int));
         table
     }

@@ -14,6 +14,7 @@ use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::ModelFolder;
+use crate::ops::{ConvAccuracy, set_conv_accuracy};
 use report::Reporter;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -84,6 +85,7 @@ pub fn train(
     mut on_step: impl FnMut(&StepReport, u64),
 ) -> Result<TrainSummary> {
     config.validate()?;
+    set_conv_accuracy(ConvAccuracy::from_name(&config.conv_accuracy)?);
     let folder = ModelFolder::new(&options.out);
     let dataset = Dataset::load(&config.data, config.seed)?;
     let mut trainer = Trainer::new(config, &dataset, options.device)?;
