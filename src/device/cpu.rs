@@ -32,6 +32,34 @@ pub fn for_each_block_with(blocks: usize, flops: usize, len: usize, work: impl F
     });
 }
 
+/// Lists of tensors are walked so many at a time: enough to fill the threads, few enough for the stack.
+pub const PARTS: usize = 64;
+
+/// Cuts several arrays of `counts` elements, at most [`PARTS`], into blocks of `block` and runs `work(number of the block among
+/// all, array, first element, elements)` for each, all in one parallel region.
+///
+/// # Panics
+/// If there are more arrays.
+pub fn for_each_part(
+    counts: &[usize],
+    block: usize,
+    flops: usize,
+    work: impl Fn(usize, usize, usize, usize) + Sync + Send,
+) {
+    // Blocks up to the end of each array.
+    let (mut ends, mut total) = ([0; PARTS], 0);
+    for (end, count) in ends.iter_mut().zip(counts) {
+        total += count.div_ceil(block);
+        *end = total;
+    }
+    let ends = &ends[..counts.len()];
+    for_each_block(total, flops, |index| {
+        let array = ends.partition_point(|end| *end <= index);
+        let start = (index - if array == 0 { 0 } else { ends[array - 1] }) * block;
+        work(index, array, start, block.min(counts[array] - start));
+    });
+}
+
 /// A mutable slice that several threads write at disjoint places.
 #[derive(Clone, Copy)]
 pub struct DisjointMut<'a, T> {

@@ -6,7 +6,7 @@ mod cpu;
 pub(crate) mod cuda;
 mod pool;
 
-pub use cpu::{DisjointMut, for_each_block, for_each_block_with};
+pub use cpu::{DisjointMut, PARTS, for_each_block, for_each_block_with, for_each_part};
 pub use cuda::CudaBuffer;
 pub use pool::{DerivedKey, HostBuffer, PoolStats, Scratch, pool_stats, reset_pool_peak};
 

@@ -130,7 +130,7 @@ impl Scalars {
 
 mod cpu {
     use super::{AdamW, AdamWEntry, Scalars};
-    use crate::device::{DisjointMut, for_each_block};
+    use crate::device::{DisjointMut, PARTS, for_each_part};
     use crate::error::Result;
     use crate::vectorise;
 
@@ -146,20 +146,42 @@ mod cpu {
         }
         let scale = if norm > s.grad_clip { s.grad_clip / norm } else { 1.0 } as f32;
         let k = Scalars::of(s);
-        for entry in entries {
-            let AdamWEntry { param, grad, m, v, ema } = entry?;
-            let (count, g) = (param.count(), grad.host::<f32>()?);
-            let p = DisjointMut::new(param.host_mut::<f32>()?);
-            let m = DisjointMut::new(m.host_mut::<f32>()?);
-            let v = DisjointMut::new(v.host_mut::<f32>()?);
-            let ema = DisjointMut::new(ema.host_mut::<f32>()?);
-            for_each_block(count.div_ceil(BLOCK), 20 * BLOCK.min(count), |block| {
-                let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
-                let (p, m, v) = (p.slice(at, len), m.slice(at, len), v.slice(at, len));
-                run(p, &g[at..at + len], m, v, ema.slice(at, len), k, scale);
+        let mut entries = entries.peekable();
+        while entries.peek().is_some() {
+            let (mut parts, mut counts, mut len) = ([const { None }; PARTS], [0; PARTS], 0);
+            for entry in entries.by_ref().take(PARTS) {
+                let part = Part::new(entry?)?;
+                (counts[len], parts[len]) = (part.grad.len(), Some(part));
+                len += 1;
+            }
+            for_each_part(&counts[..len], BLOCK, 20 * BLOCK, |_, index, at, len| {
+                let Some(Part { param, grad, m, v, ema }) = &parts[index] else { return };
+                let (p, m, v) = (param.slice(at, len), m.slice(at, len), v.slice(at, len));
+                run(p, &grad[at..at + len], m, v, ema.slice(at, len), k, scale);
             });
         }
         Ok(())
+    }
+
+    /// A parameter's memory.
+    struct Part<'a> {
+        param: DisjointMut<'a, f32>,
+        grad: &'a [f32],
+        m: DisjointMut<'a, f32>,
+        v: DisjointMut<'a, f32>,
+        ema: DisjointMut<'a, f32>,
+    }
+
+    impl<'a> Part<'a> {
+        fn new(entry: AdamWEntry<'a>) -> Result<Part<'a>> {
+            Ok(Part {
+                param: DisjointMut::new(entry.param.host_mut()?),
+                grad: entry.grad.host()?,
+                m: DisjointMut::new(entry.m.host_mut()?),
+                v: DisjointMut::new(entry.v.host_mut()?),
+                ema: DisjointMut::new(entry.ema.host_mut()?),
+            })
+        }
     }
 
     fn run(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], k: Scalars, scale: f32) {
@@ -325,6 +347,7 @@ pub(super) mod cases {
             case(&[37, 4096], 1.0, 0.5),
             case(&[4097, 2, 8195], 1e3, 0.5),
             case(&[5; 9], 1.0, 0.5),
+            case(&[5; 70], 1.0, 0.5),
             case(&[5, 6], 1.0, f32::NAN),
             case(&[5, 6], 1.0, f32::INFINITY),
         ]
