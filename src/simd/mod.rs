@@ -12,6 +12,7 @@ mod product;
 mod winograd;
 
 pub(crate) use kernel::Run;
+pub(crate) use lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};
 pub(crate) use pack::Packed;
 pub(crate) use product::{Gather, accumulate_outer, multiply_rows, multiply_rows_serial};

@@ -4,14 +4,17 @@
 //!
 //! Layout   x, y `[n,h,w,c]`; weight, bias `[c]`; scale, shift `[n,c]`; mean, rstd `[n,g]`.
 //! Saved    x (shared), mean, rstd. x̂ and silu' are recomputed.
-//! Cost     forward reads x three times (twice from cache), writes y once; memory bound.
-//! Order    statistics of blocks of 64 pixels (mean first, then squared distances), merged in order by Chan's formula.
+//! Cost     an image after the other, which the second-level cache keeps between its two passes: x read and y written once;
+//!          backward reads x and dy and writes dx once, dx holding dz in between.
+//! Order    statistics of blocks of 16 to 128 pixels, which depend on c alone (mean first, then squared distances), merged in order by
+//!          Chan's formula.
 //! CUDA     `kernels/group_norm.cu`; its blocks of pixels depend on the size of an image alone.
 
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
 mod cuda;
+mod rows;
 
 use super::{image_shape, same_device};
 use crate::device::Device;

@@ -1,6 +1,6 @@
 //! The one-dimensional transforms of [`super`]: B, A and G, with A and G transposed for the weight gradient.
 
-use super::super::lanes::Lanes;
+use super::lanes::Lanes;
 
 const R: f32 = std::f32::consts::FRAC_1_SQRT_2; // the point √½
 const S: f32 = std::f32::consts::SQRT_2; // the point √2
