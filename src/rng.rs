@@ -6,6 +6,8 @@
 //! (coefficients of the Cephes library's single-precision functions) in explicit fused multiply-adds, so that every
 //! device makes the same bits.
 
+use crate::simd::{NormalStream as Stream, fill_normals as simd_normals};
+
 /// What a random number is for. Two purposes never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -130,6 +132,13 @@ impl Address {
 }
 
 fn fill_normals(address: Address, first: usize, out: &mut [f32]) {
+    let [low, high, step, last] = address.words();
+    let stream = Stream { counter: [address.sample, step, last], key: [low, high] };
+    let done = simd_normals(stream, (first / 4) as u32, out);
+    let (first, out) = (first + done, &mut out[done..]);
+    if out.is_empty() {
+        return;
+    }
     crate::vectorise!(fill_normals_body(address: Address, first: usize, out: &mut [f32]))
 }
 
@@ -147,7 +156,7 @@ fn fill_normals_body(address: Address, first: usize, out: &mut [f32]) {
                 chunk[4 * lane + word] = normals[word][lane];
             }
         }
-        block += LANES as u32;
+        block = block.wrapping_add(LANES as u32);
     }
     let rest = chunks.into_remainder();
     if !rest.is_empty() {
@@ -228,6 +237,30 @@ fn box_muller(a: u32, b: u32) -> (f32, f32) {
     (radius * cos, radius * sin)
 }
 
+/// Coefficients of the Cephes library's logf, sinf and cosf, highest power first; `simd::normals` uses them too.
+pub(crate) const LN: [f32; 9] = [
+    7.037_683_6e-2,
+    -1.151_461e-1,
+    1.167_699_9e-1,
+    -1.242_014_1e-1,
+    1.424_932_3e-1,
+    -1.666_805_8e-1,
+    2.000_071_5e-1,
+    -2.499_999_4e-1,
+    3.333_333e-1,
+];
+pub(crate) const SIN: [f32; 3] = [-1.951_529_6e-4, 8.332_161e-3, -1.666_665_5e-1];
+pub(crate) const COS: [f32; 3] = [2.443_315_7e-5, -1.388_731_6e-3, 4.166_664_6e-2];
+
+#[inline(always)]
+fn polynomial<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
+    let mut p = coefficients[0];
+    for c in &coefficients[1..] {
+        p = p.mul_add(x, *c);
+    }
+    p
+}
+
 /// Natural logarithm of a number in [2^-33, 1]; absolute error below 2e-7 relative to the result.
 #[inline(always)]
 fn ln_unit(u: f32) -> f32 {
@@ -238,15 +271,7 @@ fn ln_unit(u: f32) -> f32 {
     let m = f32::from_bits((shifted & 0x007F_FFFF).wrapping_add(0x3F35_04F3));
     let x = m - 1.0;
     let z = x * x;
-    let mut p = 7.037_683_6e-2_f32;
-    p = p.mul_add(x, -1.151_461e-1);
-    p = p.mul_add(x, 1.167_699_9e-1);
-    p = p.mul_add(x, -1.242_014_1e-1);
-    p = p.mul_add(x, 1.424_932_3e-1);
-    p = p.mul_add(x, -1.666_805_8e-1);
-    p = p.mul_add(x, 2.000_071_5e-1);
-    p = p.mul_add(x, -2.499_999_4e-1);
-    p = p.mul_add(x, 3.333_333e-1);
+    let p = polynomial(x, LN);
     let e = exponent as f32;
     // ln 2 in two parts, so that e·ln 2 loses no bits.
     let low = e.mul_add(-2.121_944_4e-4, (p * x).mul_add(z, -0.5 * z));
@@ -261,13 +286,9 @@ fn sin_cos_turn(b: u32) -> (f32, f32) {
     let rest = b.wrapping_sub(quarter << 30) as i32;
     let x = rest as f32 * (std::f32::consts::TAU / 4_294_967_296.0);
     let z = x * x;
-    let mut s = -1.951_529_6e-4_f32;
-    s = s.mul_add(z, 8.332_161e-3);
-    s = s.mul_add(z, -1.666_665_5e-1);
+    let s = polynomial(z, SIN);
     let sin = (s * z).mul_add(x, x);
-    let mut c = 2.443_315_7e-5_f32;
-    c = c.mul_add(z, -1.388_731_6e-3);
-    c = c.mul_add(z, 4.166_664_6e-2);
+    let c = polynomial(z, COS);
     let cos = (c * z).mul_add(z, (-0.5_f32).mul_add(z, 1.0));
     let swap = quarter & 1 == 1;
     let (sin, cos) = if swap { (cos, -sin) } else { (sin, cos) };
@@ -337,11 +358,16 @@ mod tests {
 
     #[test]
     fn vector_levels_make_the_same_normals_as_plain_code() {
-        let address = Address::new(11, Purpose::Start).sample(2);
-        let (mut fast, mut plain) = (vec![0.0; 1000], vec![0.0; 1000]);
-        address.fill_normal(&mut fast);
-        fill_normals_body(address, 0, &mut plain);
-        assert_eq!(fast, plain);
+        // Rows: rests of every kind, block indices and keys that wrap around, many values.
+        let far = 4 * (u32::MAX as usize - 20);
+        for (seed, first, len) in [(11, 0, 1000), (u64::MAX - 5, far, 203), (3, 8, 63), (4, 0, 64), (5, 0, 1 << 20)] {
+            let address = Address::new(seed, Purpose::Start).sample(2).step(70_000).sub_index(9);
+            let (mut fast, mut plain) = (vec![0.0_f32; len], vec![0.0_f32; len]);
+            address.fill_normal_from(first, &mut fast);
+            fill_normals_body(address, first, &mut plain);
+            let differs = (0..len).find(|&i| fast[i].to_bits() != plain[i].to_bits());
+            assert_eq!(differs, None, "seed {seed}, element {first} and on");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod kernel;
 mod lanes;
 mod math;
+mod normals;
 mod pack;
 mod product;
 mod winograd;
@@ -14,6 +15,7 @@ mod winograd;
 pub(crate) use kernel::Run;
 pub(crate) use lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};
+pub(crate) use normals::{Stream as NormalStream, fill_normals};
 pub(crate) use pack::Packed;
 pub(crate) use product::{Gather, accumulate_outer, multiply_rows, multiply_rows_serial};
 pub(crate) use winograd::{Channels, Epilogue, OUTSIDE, Scheme, WEIGHT_ROWS, accumulate_points, multiply_points};
