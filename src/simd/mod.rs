@@ -4,11 +4,13 @@
 //! `TWEEDIE_SIMD=portable|avx2` forces a lower level, which is how every path is tested on one machine. On AArch64
 //! vectors and fused multiply-adds are part of the base instruction set, so plain code is compiled to them.
 
+pub(crate) mod gemm;
 mod kernel;
 mod lanes;
 mod math;
 mod normals;
 mod pack;
+mod packed;
 mod product;
 mod winograd;
 

@@ -48,6 +48,8 @@ pub fn table() -> Vec<Case> {
         (9, 33, 17, true),
         (65, 5, 70, false),
         (300, 16, 3, true),
+        // More values than a packed slab: forward, and the weight's gradient below.
+        (3, 530, 40, true),
         // On a GPU: past small tiles on every side; large tiles for dweight; ranges of rows that do not divide.
         (70, 68, 52, true),
         (20, 132, 136, false),

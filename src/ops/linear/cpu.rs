@@ -1,8 +1,8 @@
-//! The CPU side of [`super::linear`].
+//! The CPU side of [`super::linear`]: three products with both operands packed.
 
-use crate::device::{Device, DisjointMut, Scratch};
+use crate::device::Device;
 use crate::error::Result;
-use crate::simd::{Gather, Packed, Run, accumulate_outer, multiply_rows};
+use crate::simd::gemm::{Matrix, multiply};
 use crate::tensor::{Dtype, Tensor};
 
 pub(super) fn forward(
@@ -16,12 +16,8 @@ pub(super) fn forward(
     let (x, w) = (x.host::<f32>()?, weight.host::<f32>()?);
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
     let residual = residual.map(Tensor::host::<f32>).transpose()?;
-    let packed = Packed::from_columns(c_in, c_out, |j| &w[j * c_in..(j + 1) * c_in]);
-    let out = DisjointMut::new(y.host_mut::<f32>()?);
-    let runs = [Run { offset: 0, len: c_in }];
-    multiply_rows(x.len() / c_in, Gather { data: x, base: |r| r * c_in, runs: &runs }, &packed, |r, j, sums| {
-        let line = out.slice(r * c_out + j, sums.len());
-        line.copy_from_slice(sums);
+    let sizes = [y.count() / c_out.max(1), c_out, c_in];
+    multiply(y.host_mut()?, sizes, Matrix::lines(x, c_in), Matrix::lines(w, c_in), |r, j, line| {
         if let Some(b) = bias {
             line.iter_mut().zip(&b[j..]).for_each(|(y, b)| *y += b);
         }
@@ -34,25 +30,16 @@ pub(super) fn forward(
 
 pub(super) fn backward_x(x: &Tensor, weight: &Tensor, dy: &Tensor, rows: usize) -> Result<Tensor> {
     let (c_in, c_out) = (weight.shape()[1], weight.shape()[0]);
-    let w = weight.host::<f32>()?;
-    let packed = Packed::from_rows(c_out, c_in, |k| &w[k * c_in..(k + 1) * c_in]);
     let mut dx = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
-    let out = DisjointMut::new(dx.host_mut::<f32>()?);
-    let runs = [Run { offset: 0, len: c_out }];
-    multiply_rows(rows, Gather { data: dy.host()?, base: |r| r * c_out, runs: &runs }, &packed, |r, j, sums| {
-        out.slice(r * c_in + j, sums.len()).copy_from_slice(sums);
-    });
+    let (dy, w) = (Matrix::lines(dy.host()?, c_out), Matrix::by_k(weight.host()?, c_in));
+    multiply(dx.host_mut()?, [rows, c_in, c_out], dy, w, |_, _, _| {});
     Ok(dx)
 }
 
 pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, rows: usize) -> Result<Tensor> {
     let (c_in, c_out) = (x.shape().last_size(), dy.shape().last_size());
-    let mut dweight = Tensor::zeros([c_out, c_in], Dtype::F32, Device::Cpu)?;
-    let (mut a, mut b) = (Scratch::<usize>::take(rows), Scratch::<usize>::take(rows));
-    for r in 0..rows {
-        (a[r], b[r]) = (r * c_out, r * c_in);
-    }
-    let (dy, x) = (dy.host::<f32>()?, x.host::<f32>()?);
-    accumulate_outer(dweight.host_mut::<f32>()?, c_out, c_in, &[0], (dy, &a), (x, &b), true);
+    let mut dweight = Tensor::empty([c_out, c_in], Dtype::F32, Device::Cpu)?;
+    let (dy, x) = (Matrix::by_k(dy.host()?, c_out), Matrix::by_k(x.host()?, c_in));
+    multiply(dweight.host_mut()?, [c_out, c_in, rows], dy, x, |_, _, _| {});
     Ok(dweight)
 }

@@ -2,7 +2,7 @@
 //!
 //! Saved    x and the weight (shared, not copied).
 //! Cost     2·rows·c_in·c_out flops forward, twice that backward; compute bound from about 64 channels on.
-//! Order    each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows. On a GPU dweight and dbias sum
+//! Order    both operands are packed (`simd::gemm`); each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows. On a GPU dweight and dbias sum
 //!          ranges of rows that depend on the shape alone, and add those in order.
 //! Kernels  `kernels/linear.cu` and `kernels/gemm.cuh`, which `conv2d` uses too.
 
