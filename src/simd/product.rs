@@ -60,21 +60,6 @@ pub(crate) fn multiply_rows<F>(
     });
 }
 
-/// As [`multiply_rows`] on the calling thread alone, for callers that are parallel themselves.
-pub(crate) fn multiply_rows_serial<F>(
-    m: usize,
-    a: Gather<'_, F>,
-    b: &Packed,
-    mut store: impl FnMut(usize, usize, &[f32]),
-) where
-    F: Fn(usize) -> usize,
-{
-    check_runs(&a, b);
-    for panel in 0..b.panels() {
-        multiply_panel(0..m, &a, b, panel, &mut store);
-    }
-}
-
 fn check_runs<F>(a: &Gather<'_, F>, b: &Packed) {
     let k: usize = a.runs.iter().map(|run| run.len).sum();
     assert_eq!(k, b.k(), "the runs hold {k} values, the packed operand {} rows", b.k());
@@ -220,10 +205,11 @@ mod tests {
                 out.slice(r * n + j, v.len()).copy_from_slice(v);
             });
             let mut again = vec![0.0; m * n];
-            multiply_rows_serial(m, Gather { data: &a, base: |r| r * k, runs: &runs }, &transposed, |r, j, v| {
-                again[r * n + j..r * n + j + v.len()].copy_from_slice(v);
+            let out = DisjointMut::new(&mut again);
+            multiply_rows(m, Gather { data: &a, base: |r| r * k, runs: &runs }, &transposed, |r, j, v| {
+                out.slice(r * n + j, v.len()).copy_from_slice(v);
             });
-            assert_eq!(y, again, "{m}x{n}x{k}: serial and parallel, rows and columns");
+            assert_eq!(y, again, "{m}x{n}x{k}: packed from rows and from columns");
             // The same product as a sum of outer products needs the left operand with k first.
             let mut a_by_k = Scratch::<f32>::take(k * m);
             for (i, v) in a_by_k.iter_mut().enumerate() {

@@ -35,10 +35,10 @@ fn oracle(a: &[Array], heads: usize) -> Array {
     y
 }
 
-/// Rows: one token, one block, several blocks, several heads, a head wider than a panel. On a GPU: each width of kernels from its first
+/// Rows: one token, one block, several blocks, several heads, more keys than a tile, a head wider than a panel. On a GPU: each width of kernels from its first
 /// head to its last, in one tile and in two, with channels that divide by four and do not; heads of two pieces.
 pub fn table() -> Vec<Case> {
-    let rows = [(1, 1, 1, 1), (2, 5, 3, 4), (1, 64, 1, 8), (1, 67, 2, 3), (2, 9, 1, 40)];
+    let rows = [(1, 1, 1, 1), (2, 5, 3, 4), (1, 64, 1, 8), (1, 67, 2, 3), (2, 9, 1, 40), (1, 300, 2, 3)];
     let narrow = [(1, 66, 1, 16), (1, 6, 2, 17), (1, 65, 1, 32), (1, 70, 1, 33), (2, 3, 2, 64)];
     let wide = [(1, 7, 1, 65), (1, 66, 1, 128), (1, 21, 2, 129), (1, 5, 1, 256), (1, 5, 1, 257), (1, 67, 1, 260)];
     rows.into_iter().chain(narrow).chain(wide).map(|(n, t, heads, d)| case(n, t, heads, d, 40)).collect()

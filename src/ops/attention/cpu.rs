@@ -1,47 +1,63 @@
-//! The CPU side of [`super::attention`].
+//! The CPU side of [`super::attention`]: tiles of queries against tiles of keys, one head of one image after the other.
 
+use super::rows::{Dot, Probabilities, Softmax};
 use super::{Attention, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
-use crate::simd::{self, Gather, Packed, Run, accumulate_outer, multiply_rows_serial};
+use crate::simd::dispatch;
+use crate::simd::gemm::{Matrix, Panels, multiply_panels};
 use crate::tensor::{Dtype, Tensor};
-use crate::vectorise;
 
-/// Queries that share one temporary of scores.
-const BLOCK: usize = 64;
+/// Queries of a tile in the forward pass, where tiles run in parallel.
+const QUERIES: usize = 64;
+/// Queries of a tile in the backward pass.
+const BACKWARD_QUERIES: usize = 128;
+/// Keys of a tile.
+const KEYS: usize = 256;
 
 /// One head of one image inside `[n, t, heads·d]`.
 #[derive(Clone, Copy)]
 struct Head {
     start: usize,
     stride: usize,
+    t: usize,
     d: usize,
 }
 
 impl Head {
     fn new(s: Sizes, index: usize) -> Head {
         let stride = s.heads * s.d;
-        Head { start: index / s.heads * s.t * stride + index % s.heads * s.d, stride, d: s.d }
+        Head { start: index / s.heads * s.t * stride + index % s.heads * s.d, stride, t: s.t, d: s.d }
     }
 
-    fn at(&self, token: usize) -> usize {
-        self.start + token * self.stride
+    /// Where a token's channels begin, and how far apart tokens are.
+    fn at(&self, token: usize) -> [usize; 2] {
+        [self.start + token * self.stride, self.stride]
     }
 
     fn row<'a>(&self, data: &'a [f32], token: usize) -> &'a [f32] {
-        &data[self.at(token)..][..self.d]
+        &data[self.at(token)[0]..][..self.d]
+    }
+
+    /// Tokens as lines whose values are channels.
+    fn by_token<'a>(&self, data: &'a [f32]) -> Matrix<'a> {
+        Matrix::lines(&data[self.start..], self.stride)
+    }
+
+    /// Channels as lines whose values are tokens.
+    fn by_channel<'a>(&self, data: &'a [f32]) -> Matrix<'a> {
+        Matrix::by_k(&data[self.start..], self.stride)
+    }
+
+    /// First token and count of each tile of at most `size`.
+    fn tiles(&self, size: usize) -> impl Iterator<Item = [usize; 2]> + use<> {
+        let t = self.t;
+        (0..t).step_by(size).map(move |start| [start, size.min(t - start)])
     }
 }
 
 fn scale(s: Sizes) -> f32 {
     (1.0 / (s.d as f64).sqrt()) as f32
-}
-
-/// scores[i][j] = a_i·b_j for tokens i of a block, with all tokens j packed.
-fn products(data: &[f32], head: Head, start: usize, len: usize, packed: &Packed, out: &mut [f32]) {
-    let (runs, n) = ([Run { offset: 0, len: head.d }], packed.n());
-    let rows = Gather { data, base: |r| head.at(start + r), runs: &runs };
-    multiply_rows_serial(len, rows, packed, |r, j, v| out[r * n + j..][..v.len()].copy_from_slice(v));
 }
 
 pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Sizes) -> Result<(Tensor, Tensor)> {
@@ -52,51 +68,51 @@ pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Sizes) -> Result<(T
     let logs = DisjointMut::new(lse.host_mut::<f32>()?);
     for_each_block(s.n * s.heads, 4 * s.t * s.t * s.d, |index| {
         let head = Head::new(s, index);
-        let keys = Packed::from_columns(s.d, s.t, |j| head.row(k, j));
-        let values = Packed::from_rows(s.t, s.d, |j| head.row(v, j));
-        let blocks = s.t.div_ceil(BLOCK);
-        for_each_block(blocks, 4 * BLOCK * s.t * s.d, |block| {
-            let (start, len) = (block * BLOCK, BLOCK.min(s.t - block * BLOCK));
-            let mut scores = Scratch::<f32>::take(len * s.t);
-            products(q, head, start, len, &keys, &mut scores);
-            let logs = logs.slice(index * s.t + start, len);
-            for (row, log) in scores.chunks_exact_mut(s.t).zip(logs) {
-                *log = softmax(row, scale(s));
-            }
-            let runs = [Run { offset: 0, len: s.t }];
-            let rows = Gather { data: &scores, base: |r| r * s.t, runs: &runs };
-            multiply_rows_serial(len, rows, &values, |r, j, sums| {
-                out.slice(head.at(start + r) + j, sums.len()).copy_from_slice(sums);
-            });
+        let tiles = |tile| {
+            let keys = Panels::right(head.by_token(k), tile, [0, s.d]);
+            (keys, Panels::right(head.by_channel(v), [0, s.d], tile), tile[1])
+        };
+        let tiles: Vec<(Panels, Panels, usize)> = head.tiles(KEYS).map(tiles).collect();
+        for_each_block(s.t.div_ceil(QUERIES), 4 * QUERIES * s.t * s.d, |block| {
+            let (start, len) = (block * QUERIES, QUERIES.min(s.t - block * QUERIES));
+            let log = logs.slice(index * s.t + start, len);
+            forward_block(q, head, [start, len], &tiles, scale(s), &out, log);
         });
     });
     Ok((y, lse))
 }
 
-/// Turns a row of products into probabilities of `scale·product`; returns the log-sum-exp.
-fn softmax(row: &mut [f32], scale: f32) -> f32 {
-    #[inline(always)]
-    fn body(row: &mut [f32], scale: f32) -> f32 {
-        // NaN must reach the output: max() would drop it, the sum below does not.
-        let top = row.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m }) * scale;
-        let mut lanes = [0.0_f32; 16];
-        let mut chunks = row.chunks_exact_mut(16);
-        for chunk in &mut chunks {
-            for (v, sum) in chunk.iter_mut().zip(&mut lanes) {
-                *v = simd::exp(*v * scale - top);
-                *sum += *v;
+/// One tile of queries against all keys, with a softmax that is corrected whenever a tile of keys brings a larger score.
+fn forward_block(
+    q: &[f32],
+    head: Head,
+    [start, len]: [usize; 2],
+    tiles: &[(Panels, Panels, usize)],
+    scale: f32,
+    out: &DisjointMut<'_, f32>,
+    log: &mut [f32],
+) {
+    let queries = Panels::left(head.by_token(q), [start, len], [0, head.d]);
+    let (mut top, mut total) = ([f32::NEG_INFINITY; QUERIES], [0.0_f32; QUERIES]);
+    let mut scores = Scratch::<f32>::take(len * KEYS);
+    for (index, (keys, values, width)) in tiles.iter().enumerate() {
+        let scores = &mut scores[..len * width];
+        multiply_panels(&DisjointMut::new(scores), [0, *width], &queries, keys, true);
+        for r in 0..len {
+            let row = &mut scores[r * width..][..*width];
+            let correction = dispatch(Softmax { row, scale, top: &mut top[r], total: &mut total[r] });
+            if index > 0 && correction != 1.0 {
+                out.slice(head.at(start + r)[0], head.d).iter_mut().for_each(|y| *y *= correction);
             }
         }
-        let mut total: f32 = lanes.iter().sum();
-        for v in chunks.into_remainder() {
-            *v = simd::exp(*v * scale - top);
-            total += *v;
-        }
-        let inverse = 1.0 / total;
-        row.iter_mut().for_each(|v| *v *= inverse);
-        top + total.ln()
+        let weights = Panels::left(Matrix::lines(scores, *width), [0, len], [0, *width]);
+        multiply_panels(out, head.at(start), &weights, values, index == 0);
     }
-    vectorise!(body(row: &mut [f32], scale: f32) -> f32)
+    for r in 0..len {
+        let inverse = 1.0 / total[r];
+        out.slice(head.at(start + r)[0], head.d).iter_mut().for_each(|y| *y *= inverse);
+        log[r] = top[r] + total[r].ln();
+    }
 }
 
 pub(super) fn backward(node: &Attention, dy: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
@@ -110,52 +126,54 @@ pub(super) fn backward(node: &Attention, dy: &Tensor) -> Result<(Tensor, Tensor,
     let (q, k, v, y, lse, dy) = (q?, k?, v?, y?, lse?, dy.host::<f32>()?);
     let outs = [&mut dq, &mut dk, &mut dv].map(|t| t.host_mut::<f32>().map(DisjointMut::new));
     let [out_q, out_k, out_v] = outs;
-    let (out_q, out_k, out_v) = (out_q?, out_k?, out_v?);
+    let outs = [out_q?, out_k?, out_v?];
     for_each_block(s.n * s.heads, 10 * s.t * s.t * s.d, |index| {
         let head = Head::new(s, index);
-        let by_key = Packed::from_columns(s.d, s.t, |j| head.row(k, j));
-        let by_value = Packed::from_columns(s.d, s.t, |j| head.row(v, j));
-        let keys = Packed::from_rows(s.t, s.d, |j| head.row(k, j));
-        let (mut sum_k, mut sum_v) = (Scratch::<f32>::zeroed(s.t * s.d), Scratch::<f32>::zeroed(s.t * s.d));
-        for start in (0..s.t).step_by(BLOCK) {
-            let len = BLOCK.min(s.t - start);
-            let mut p = Scratch::<f32>::take(len * s.t);
-            let mut ds = Scratch::<f32>::take(len * s.t);
-            products(q, head, start, len, &by_key, &mut p);
-            products(dy, head, start, len, &by_value, &mut ds);
-            for r in 0..len {
-                let token = start + r;
-                let rows = head.row(dy, token).iter().zip(head.row(y, token));
-                let mean: f32 = rows.map(|(a, b)| a * b).sum();
-                let log = lse[index * s.t + token];
-                probabilities_and_slopes(&mut p[r * s.t..][..s.t], &mut ds[r * s.t..][..s.t], scale(s), log, mean);
-            }
-            let runs = [Run { offset: 0, len: s.t }];
-            let rows = Gather { data: &ds, base: |r| r * s.t, runs: &runs };
-            multiply_rows_serial(len, rows, &keys, |r, j, sums| {
-                out_q.slice(head.at(start + r) + j, sums.len()).copy_from_slice(sums);
-            });
-            let rows: Vec<usize> = (0..len).map(|r| r * s.t).collect();
-            let tokens: Vec<usize> = (0..len).map(|r| head.at(start + r)).collect();
-            accumulate_outer(&mut sum_k, s.t, s.d, &[0], (&ds, &rows), (q, &tokens), false);
-            accumulate_outer(&mut sum_v, s.t, s.d, &[0], (&p, &rows), (dy, &tokens), false);
+        let mut means = Scratch::<f32>::take(s.t);
+        for (token, mean) in means.iter_mut().enumerate() {
+            *mean = dispatch(Dot(head.row(dy, token), head.row(y, token)));
         }
-        for token in 0..s.t {
-            out_k.slice(head.at(token), s.d).copy_from_slice(&sum_k[token * s.d..][..s.d]);
-            out_v.slice(head.at(token), s.d).copy_from_slice(&sum_v[token * s.d..][..s.d]);
-        }
+        let log = &lse[index * s.t..][..s.t];
+        backward_head([q, k, v, dy], head, scale(s), log, &means, &outs);
     });
     Ok((dq, dk, dv))
 }
 
-/// p = exp(scale·product − log), ds = scale·p·(dp − mean), both in place.
-fn probabilities_and_slopes(p: &mut [f32], ds: &mut [f32], scale: f32, log: f32, mean: f32) {
-    #[inline(always)]
-    fn body(p: &mut [f32], ds: &mut [f32], scale: f32, log: f32, mean: f32) {
-        for (p, ds) in p.iter_mut().zip(ds) {
-            *p = simd::exp(*p * scale - log);
-            *ds = scale * *p * (*ds - mean);
+/// dq, dk and dv of one head. `means` are the sums of dy·y over each token's channels.
+fn backward_head(
+    [q, k, v, dy]: [&[f32]; 4],
+    head: Head,
+    scale: f32,
+    log: &[f32],
+    means: &[f32],
+    [out_q, out_k, out_v]: &[DisjointMut<'_, f32>; 3],
+) {
+    let channels = [0, head.d];
+    let (mut p, mut ds) =
+        (Scratch::<f32>::take(BACKWARD_QUERIES * KEYS), Scratch::<f32>::take(BACKWARD_QUERIES * KEYS));
+    for keys in head.tiles(KEYS) {
+        let [first_key, width] = keys;
+        let by_key = Panels::right(head.by_token(k), keys, channels);
+        let by_value = Panels::right(head.by_token(v), keys, channels);
+        let by_channel = Panels::right(head.by_channel(k), channels, keys);
+        for queries in head.tiles(BACKWARD_QUERIES) {
+            let [first, len] = queries;
+            let (p, ds) = (&mut p[..len * width], &mut ds[..len * width]);
+            let left = Panels::left(head.by_token(q), queries, channels);
+            multiply_panels(&DisjointMut::new(p), [0, width], &left, &by_key, true);
+            let left = Panels::left(head.by_token(dy), queries, channels);
+            multiply_panels(&DisjointMut::new(ds), [0, width], &left, &by_value, true);
+            for r in 0..len {
+                let (p, ds) = (&mut p[r * width..][..width], &mut ds[r * width..][..width]);
+                dispatch(Probabilities { p, ds, scale, log: log[first + r], mean: means[first + r] });
+            }
+            let left = Panels::left(Matrix::lines(ds, width), [0, len], [0, width]);
+            multiply_panels(out_q, head.at(first), &left, &by_channel, first_key == 0);
+            for (slopes, factor, out) in [(&*ds, q, out_k), (&*p, dy, out_v)] {
+                let left = Panels::left(Matrix::by_k(slopes, width), [0, width], [0, len]);
+                let right = Panels::right(head.by_channel(factor), channels, queries);
+                multiply_panels(out, head.at(first_key), &left, &right, first == 0);
+            }
         }
     }
-    vectorise!(body(p: &mut [f32], ds: &mut [f32], scale: f32, log: f32, mean: f32))
 }

@@ -1,17 +1,18 @@
 //! Multi-head attention: y = softmax(q·kᵀ/√d)·v for each image and head (Vaswani et al. 2017, eq. 1).
 //!
 //! Layout   q, k, v, y `[n, t, heads·d]` (a feature map `[n,h,w,c]` is the same memory).
-//! Method   blocks of 64 queries against all keys; a block's scores live in a temporary of 64·t values per
-//!          thread, so memory is linear in t. Softmax subtracts each row's maximum.
+//! Method   tiles of 64 queries (backward 128) against tiles of 256 keys, online softmax (Milakov & Gimelshein 2018): a tile of scores
+//!          lives in the cache, nothing of t × t exists. Keys and values are packed once for each head.
 //! Saved    q, k, v, y (shared) and the log-sum-exp of each row, `[n, heads, t]`; probabilities are recomputed.
 //! Cost     4·t²·c flops per image forward, 10·t²·c backward.
-//! Order    every sum runs over tokens or channels in order, dk and dv over blocks of queries in order.
+//! Order    every sum runs over tokens or channels in order, tiles in order.
 //! CUDA     `kernels/attention.cu`: tiles of 64 queries against tiles of 64 keys, online softmax.
 
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
 mod cuda;
+mod rows;
 
 use super::same_device;
 use crate::device::Device;
