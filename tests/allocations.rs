@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
+use tweedie::device::pool_stats;
 use tweedie::train::Trainer;
 
 /// Smaller allocations are names, shapes and lists of pointers.
@@ -83,10 +84,14 @@ fn training_steps_after_five_make_no_allocation_of_a_page_or_more() {
             for _ in 0..5 {
                 trainer.train_step().unwrap();
             }
+            // Tensors' memory comes from the pool, which maps it itself.
+            let held = pool_stats().held;
             ENABLED.store(true, Ordering::Relaxed);
             let outcome: Result<Vec<_>, _> = (0..5).map(|_| trainer.train_step().map(|report| report.loss)).collect();
             ENABLED.store(false, Ordering::Relaxed);
             outcome.unwrap();
+            let more = pool_stats().held - held;
+            assert!(more < LARGE, "batch {batch}, dropout {dropout}: the pool took {more} bytes more");
             let count = COUNT.swap(0, Ordering::Relaxed);
             if let Some((size, place)) = FIRST.lock().unwrap().take() {
                 let place = place.to_string();
