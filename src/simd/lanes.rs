@@ -38,6 +38,38 @@ pub(crate) trait Lanes: Copy {
     /// 1/self for normal numbers below 2^126: relative error below 2e-7.
     fn reciprocal(self) -> Self;
 
+    /// The values at `from`.
+    ///
+    /// # Safety
+    /// [`Lanes::LEN`] values are readable there.
+    #[inline(always)]
+    unsafe fn load_at(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self::load(unsafe { std::slice::from_raw_parts(from, Self::LEN) })
+    }
+
+    /// Writes all lanes to `to`.
+    ///
+    /// # Safety
+    /// [`Lanes::LEN`] values are writable there, and nothing else reads or writes them meanwhile.
+    #[inline(always)]
+    unsafe fn store_at(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        self.store(unsafe { std::slice::from_raw_parts_mut(to, Self::LEN) })
+    }
+
+    /// self·factor.
+    #[inline(always)]
+    fn times(self, factor: f32) -> Self {
+        self.mul(Self::splat(factor))
+    }
+
+    /// self·factor + sum, as [`Lanes::mul_add`].
+    #[inline(always)]
+    fn times_plus(self, factor: f32, sum: Self) -> Self {
+        self.mul_add(Self::splat(factor), sum)
+    }
+
     /// Fewer values than [`Lanes::LEN`]; the other lanes are 0.
     #[inline(always)]
     fn load_part(from: &[f32]) -> Self {
@@ -205,11 +237,11 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     fn mul_add(self, b: Plain, c: Plain) -> Plain {
-        self.mul(b).add(c)
+        Plain(std::array::from_fn(|i| super::kernel::multiply_add(self.0[i], b.0[i], c.0[i])))
     }
     #[inline(always)]
     fn neg_mul_add(self, b: Plain, c: Plain) -> Plain {
-        c.sub(self.mul(b))
+        Plain(std::array::from_fn(|i| super::kernel::multiply_add(-self.0[i], b.0[i], c.0[i])))
     }
     #[inline(always)]
     fn at_most(self, limit: Plain) -> Plain {

@@ -24,13 +24,8 @@ pub(crate) fn packed(a: &[f32], b: &[f32], c: [&mut [f32]; MR], from_zero: bool)
     }
 }
 
-#[inline(always)]
-fn multiply_add(a: f32, b: f32, sum: f32) -> f32 {
-    // Fused where the base instruction set has it; elsewhere a fused operation would be a slow library call.
-    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, sum) } else { a * b + sum }
-}
-
 mod portable {
+    use super::super::kernel::multiply_add;
     use super::{MR, NR};
 
     /// # Safety
@@ -46,7 +41,7 @@ mod portable {
             let (a, b) = unsafe { (&*a.add(l * MR).cast::<[f32; MR]>(), &*b.add(l * NR).cast::<[f32; NR]>()) };
             for r in 0..MR {
                 for j in 0..NR {
-                    sums[r][j] = super::multiply_add(a[r], b[j], sums[r][j]);
+                    sums[r][j] = multiply_add(a[r], b[j], sums[r][j]);
                 }
             }
         }

@@ -5,12 +5,11 @@
 //! Reciprocal points keep every constant between 1/6 and 2.83; on 128 channels of unit normals the relative error is 1.0e-6 (greatest
 //! error 6e-6 of the deviation), where the usual 0, ±1, ±2, ∞ give 2.3e-6 (4e-5).
 
-mod lanes;
 mod lines;
 
 use super::kernel::{self, MR, NR, Run, Tile};
+use super::lanes::{Kernel, Lanes, dispatch};
 use crate::device::DisjointMut;
-use lanes::{Lanes, Plain};
 use lines::{Gradient2, Gradient4, Input2, Input4, Line, Weight2, Weight4, WeightGradient2, WeightGradient4, output};
 
 /// The pixel that lies outside the image: zeros.
@@ -87,14 +86,14 @@ unsafe fn expand<V: Lanes, L: Line<I, O>, const I: usize, const O: usize>(
     to: *mut f32,
     channels: Channels,
 ) {
-    for q in (0..channels.count).step_by(V::COUNT) {
+    for q in (0..channels.count).step_by(V::LEN) {
         // SAFETY: the caller's promise: pixels are readable and points writable in whole vectors.
         unsafe {
-            let mut half = [[V::load(pixels[0]); I]; O];
+            let mut half = [[V::load_at(pixels[0]); I]; O];
             for j in 0..I {
                 let mut column = [half[0][0]; I];
                 for i in 0..I {
-                    column[i] = V::load(pixels[i * I + j].add(q));
+                    column[i] = V::load_at(pixels[i * I + j].add(q));
                 }
                 let column = L::line(column);
                 for i in 0..O {
@@ -105,7 +104,7 @@ unsafe fn expand<V: Lanes, L: Line<I, O>, const I: usize, const O: usize>(
             for i in 0..O {
                 let row = L::line(half[i]);
                 for j in 0..O {
-                    row[j].store(to.add((i * O + j) * channels.point));
+                    row[j].store_at(to.add((i * O + j) * channels.point));
                 }
             }
         }
@@ -203,15 +202,15 @@ pub(crate) struct Epilogue<'a> {
 /// Finishes a tile: Aᵀ m A of the points at `from + point·stride`, plus what the epilogue adds, in the order of its fields.
 #[inline(always)]
 unsafe fn contract<V: Lanes, const A: usize, const M: usize>(from: *const f32, stride: usize, e: &Epilogue<'_>) {
-    for q in (0..e.columns).step_by(V::COUNT) {
-        let width = V::COUNT.min(e.columns - q);
+    for q in (0..e.columns).step_by(V::LEN) {
+        let width = V::LEN.min(e.columns - q);
         // SAFETY: points have NR columns each; slices are readable a vector past their end; outputs are checked by `slice`.
         unsafe {
-            let mut half = [[V::load(from); A]; M];
+            let mut half = [[V::load_at(from); A]; M];
             for j in 0..A {
                 let mut column = [half[0][0]; A];
                 for i in 0..A {
-                    column[i] = V::load(from.add((i * A + j) * stride + q));
+                    column[i] = V::load_at(from.add((i * A + j) * stride + q));
                 }
                 let column = output::<V, A, M>(column);
                 for i in 0..M {
@@ -222,7 +221,7 @@ unsafe fn contract<V: Lanes, const A: usize, const M: usize>(from: *const f32, s
             let mut added = [None; 2];
             for (vector, values) in added.iter_mut().zip(e.added) {
                 if let Some(values) = values {
-                    *vector = Some(V::load(values.as_ptr().add(q)));
+                    *vector = Some(V::load_at(values.as_ptr().add(q)));
                 }
             }
             for i in 0..e.live[0] {
@@ -237,14 +236,14 @@ unsafe fn contract<V: Lanes, const A: usize, const M: usize>(from: *const f32, s
                         value = value.add(extra);
                     }
                     if let Some(residual) = e.residual {
-                        value = value.add(V::load(residual.as_ptr().add(at)));
+                        value = value.add(V::load_at(residual.as_ptr().add(at)));
                     }
                     let out = e.out.slice(at, width);
-                    if width == V::COUNT {
-                        value.store(out.as_mut_ptr());
+                    if width == V::LEN {
+                        value.store_at(out.as_mut_ptr());
                     } else {
                         let mut whole = [0.0_f32; 16];
-                        value.store(whole.as_mut_ptr());
+                        value.store_at(whole.as_mut_ptr());
                         out.copy_from_slice(&whole[..width]);
                     }
                 }
@@ -266,43 +265,32 @@ unsafe fn contract_output<V: Lanes>(scheme: Scheme, from: *const f32, stride: us
 
 // ---- run-time dispatch ----
 
-/// A function for [`level`](super::level), from a body that is generic over the lanes.
-macro_rules! dispatch {
+/// A function that runs a body, generic over the lanes, with the vectors of [`level`](super::level).
+macro_rules! at_level {
     ($name:ident, $body:ident, ($($arg:ident : $type:ty),*)) => {
         /// # Safety
-        /// As the body, on any processor.
+        /// As the body.
         unsafe fn $name($($arg: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-            unsafe fn avx512($($arg: $type),*) {
-                // SAFETY: the caller's promise; the instructions are enabled.
-                unsafe { $body::<std::arch::x86_64::__m512>($($arg),*) }
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn avx2($($arg: $type),*) {
-                // SAFETY: as above.
-                unsafe { $body::<std::arch::x86_64::__m256>($($arg),*) }
-            }
-            // SAFETY: the caller's promise; `level` returns only what the processor has.
-            unsafe {
-                match super::level() {
-                    #[cfg(target_arch = "x86_64")]
-                    super::Level::Avx512 => avx512($($arg),*),
-                    #[cfg(target_arch = "x86_64")]
-                    super::Level::Avx2 => avx2($($arg),*),
-                    _ => $body::<Plain>($($arg),*),
+            struct Call<T>(T);
+            impl Kernel for Call<($($type,)*)> {
+                type Output = ();
+                #[inline(always)]
+                fn run<V: Lanes>(self) {
+                    let ($($arg,)*) = self.0;
+                    // SAFETY: the caller's promise.
+                    unsafe { $body::<V>($($arg),*) }
                 }
             }
+            dispatch(Call(($($arg,)*)));
         }
     };
 }
 
-dispatch!(run_input, expand_input, (scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels));
-dispatch!(run_gradient, expand_gradient, (scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels));
-dispatch!(run_weights, expand_weights, (scheme: Scheme, taps: &[[[f32; 16]; WEIGHT_ROWS]; 9], rows: usize, to: *mut f32, stride: usize));
-dispatch!(run_taps, contract_weights, (scheme: Scheme, from: *const f32, stride: usize, to: &mut [[f32; 16]; 9]));
-dispatch!(run_output, contract_output, (scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_>));
+at_level!(run_input, expand_input, (scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels));
+at_level!(run_gradient, expand_gradient, (scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels));
+at_level!(run_weights, expand_weights, (scheme: Scheme, taps: &[[[f32; 16]; WEIGHT_ROWS]; 9], rows: usize, to: *mut f32, stride: usize));
+at_level!(run_taps, contract_weights, (scheme: Scheme, from: *const f32, stride: usize, to: &mut [[f32; 16]; 9]));
+at_level!(run_output, contract_output, (scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_>));
 
 impl Scheme {
     fn pointers(image: &[f32], zeros: &[f32], pixels: &[usize], channels: usize) -> [*const f32; A * A] {
