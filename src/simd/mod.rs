@@ -18,9 +18,9 @@ pub(crate) use kernel::Run;
 pub(crate) use lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};
 pub(crate) use normals::{Stream as NormalStream, fill_normals};
-pub(crate) use pack::Packed;
+pub(crate) use pack::{Packed, transpose_lines};
 pub(crate) use product::{Gather, accumulate_outer, multiply_rows};
-pub(crate) use winograd::{Channels, Epilogue, OUTSIDE, Scheme, WEIGHT_ROWS, accumulate_points, multiply_points};
+pub(crate) use winograd::{Channels, Epilogue, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points};
 
 use std::sync::OnceLock;
 

@@ -66,7 +66,7 @@ impl Packed {
 const STEP: usize = 16;
 
 /// `to[k][j] = line(j)[k]` for `count` lines of `to.len()/W` values, 0 for the lines from `count` to `W`.
-pub(super) fn transpose_lines<'a, const W: usize>(count: usize, line: impl Fn(usize) -> &'a [f32], to: &mut [f32]) {
+pub(crate) fn transpose_lines<'a, const W: usize>(count: usize, line: impl Fn(usize) -> &'a [f32], to: &mut [f32]) {
     let depth = to.len() / W;
     let lines: [&[f32]; W] = std::array::from_fn(|j| if j < count { &line(j)[..depth] } else { &[] });
     if count < W {

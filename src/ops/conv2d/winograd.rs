@@ -12,7 +12,9 @@ use super::cpu::kept;
 use super::{ConvExtras, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block, for_each_block_with};
 use crate::error::Result;
-use crate::simd::{Channels, Epilogue, OUTSIDE, Scheme, WEIGHT_ROWS, accumulate_points, multiply_points};
+use crate::simd::{
+    Channels, Epilogue, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points, transpose_lines,
+};
 use crate::tensor::{Dtype, Tensor};
 
 /// Columns of a panel.
@@ -39,6 +41,7 @@ struct Plan {
 }
 
 /// One tile's place.
+#[derive(Clone, Copy)]
 struct Place {
     image: usize,
     /// First output row and column.
@@ -72,17 +75,20 @@ impl Plan {
         Place { image: tile / (rows * columns), y: tile / columns % rows * m, x: tile % columns * m }
     }
 
-    /// Where the input pixels of a tile begin.
-    fn pixels(&self, place: &Place, to: &mut [usize]) {
-        let a = self.scheme.inputs();
-        for (i, line) in to.chunks_exact_mut(a).enumerate() {
-            let y = (place.y + i).wrapping_sub(self.pad);
-            for (j, pixel) in line.iter_mut().enumerate() {
-                let x = (place.x + j).wrapping_sub(self.pad);
-                let inside = y < self.h && x < self.w;
-                *pixel = if inside { ((place.image * self.h + y) * self.w + x) * self.c_in } else { OUTSIDE };
-            }
+    /// The tile after this one.
+    fn next(&self, place: Place) -> Place {
+        let m = self.scheme.outputs();
+        match place {
+            Place { x, .. } if x + m < self.w_out => Place { x: x + m, ..place },
+            Place { y, .. } if y + m < self.h_out => Place { x: 0, y: y + m, ..place },
+            Place { image, .. } => Place { image: image + 1, y: 0, x: 0 },
         }
+    }
+
+    /// The input pixels of a tile.
+    fn window<'a>(&self, x: &'a [f32], place: Place) -> Window<'a> {
+        let first = [place.y, place.x].map(|at| at as isize - self.pad as isize);
+        Window { images: x, image: place.image, size: [self.h, self.w, self.c_in], first }
     }
 
     /// Elements of a group's transformed input, and the distance of its points.
@@ -91,20 +97,20 @@ impl Plan {
         [self.scheme.points() * point, point]
     }
 
-    /// Groups whose transformed input fits a block: two at least, so that a weight is used 16 times for each time it is read.
+    /// Groups whose transformed input fits a block: two at least, so that a weight is used 16 times for each time it is read; no more than
+    /// four, which leaves thin layers' products in the cache too.
     fn groups_in_block(&self) -> usize {
-        (BLOCK_BYTES / 4 / self.group_sizes()[0]).clamp(2, 16)
+        (BLOCK_BYTES / 4 / self.group_sizes()[0]).clamp(2, 4)
     }
 
     /// Transforms the tiles of one group.
     fn transform_group(&self, x: &[f32], zeros: &[f32], group: usize, to: &mut [f32]) {
         let width = self.c_in.next_multiple_of(SHIFT);
         let channels = Channels { count: self.c_in, point: self.group_sizes()[1], panel: PANEL };
-        let mut pixels = [OUTSIDE; 36];
-        let pixels = &mut pixels[..self.scheme.points()];
-        for (row, tile) in (group * GROUP..self.tiles().min((group + 1) * GROUP)).enumerate() {
-            self.pixels(&self.place(tile), pixels);
-            self.scheme.transform_input(x, zeros, pixels, &mut to[row * width..], channels);
+        let mut place = self.place(group * GROUP);
+        for row in 0..GROUP.min(self.tiles() - group * GROUP) {
+            self.scheme.transform_input(self.window(x, place), zeros, &mut to[row * width..], channels);
+            place = self.next(place);
         }
     }
 }
@@ -138,11 +144,9 @@ impl Weights {
                     let start = panel * PANEL + j0;
                     let columns = 16.min(n.saturating_sub(start));
                     if forward {
-                        for column in 0..columns {
-                            for (tap, taps) in taps.iter_mut().enumerate() {
-                                let source = &w[((start + column) * 9 + tap) * k + k0..][..rows];
-                                taps.iter_mut().zip(source).for_each(|(row, value)| row[column] = *value);
-                            }
+                        for (tap, taps) in taps.iter_mut().enumerate() {
+                            let line = |column| &w[((start + column) * 9 + tap) * k + k0..][..rows];
+                            transpose_lines::<16>(columns, line, &mut taps.as_flattened_mut()[..16 * rows]);
                         }
                     } else {
                         for row in 0..rows {
@@ -221,17 +225,15 @@ fn multiply_panel(
     let ([group_size, point_size], width) = (plan.group_sizes(), plan.c_in.next_multiple_of(SHIFT));
     let count = plan.tiles();
     let columns = PANEL.min(plan.c_out - panel * PANEL);
+    // Rows of a last group that have no tile hold old values: their sums are not read.
+    let sizes = [groups.len(), group_size, width];
     for point in 0..points {
-        let panel = weights.panel(panel, point);
-        for (i, group) in groups.clone().enumerate() {
-            let rows = GROUP.min(count - group * GROUP);
-            let to = &mut products[(i * points + point) * PRODUCT..][..GROUP * PANEL];
-            multiply_points(&tiles[i * group_size + point * point_size..], rows, width, panel, columns, to);
-        }
+        let (panel, to) = (weights.panel(panel, point), &mut products[point * PRODUCT..]);
+        multiply_points(&tiles[point * point_size..], sizes, panel, columns, to, points * PRODUCT);
     }
     let (j, c) = (panel * PANEL, plan.c_out);
+    let mut place = plan.place(groups.start * GROUP);
     for tile in groups.start * GROUP..count.min(groups.end * GROUP) {
-        let place = plan.place(tile);
         let (i, row) = (tile / GROUP - groups.start, tile % GROUP);
         let epilogue = Epilogue {
             out,
@@ -244,6 +246,7 @@ fn multiply_panel(
             residual: added.residual,
         };
         scheme.finish(&products[i * points * PRODUCT + row * PANEL..], PRODUCT, &epilogue);
+        place = plan.next(place);
     }
 }
 
@@ -336,16 +339,18 @@ pub(super) fn backward_weight(scheme: Scheme, x: &Tensor, dy: &Tensor, s: Sizes)
         for_each_block(live.div_ceil(CHUNK), 20 * (ins.size() + outs.size()), |chunk| {
             let to_left = to_left.slice(chunk * outs.size(), outs.size());
             let to_right = to_right.slice(chunk * ins.size(), ins.size());
-            let mut pixels = [OUTSIDE; 36];
+            let mut place = plan.place(first + chunk * CHUNK);
             for t in 0..CHUNK.min(live - chunk * CHUNK) {
-                let place = plan.place(first + chunk * CHUNK + t);
-                plan.pixels(&place, &mut pixels[..points]);
-                scheme.transform_input(x, &zeros, &pixels[..points], &mut to_right[t * PANEL..], ins.places());
-                let pixels = output_pixels(&plan, &place, &mut pixels);
-                scheme.transform_gradient(dy, &zeros, pixels, &mut to_left[t * PANEL..], outs.places());
+                scheme.transform_input(plan.window(x, place), &zeros, &mut to_right[t * PANEL..], ins.places());
+                let size = [plan.h_out, plan.w_out, plan.c_out];
+                let first = [place.y, place.x].map(|at| at as isize);
+                let outputs = Window { images: dy, image: place.image, size, first };
+                scheme.transform_gradient(outputs, &zeros, &mut to_left[t * PANEL..], outs.places());
+                place = plan.next(place);
             }
         });
         let to = DisjointMut::new(&mut sums);
+        let reach = [left_at[live - 1], right_at[live - 1]];
         for_each_block(points * outs.panels, 2 * PANEL * s.c_in * live, |job| {
             let (point, panel) = (job / outs.panels, job % outs.panels);
             let left = &left[point * outs.point() + panel * Chunks::PANEL_SIZE..];
@@ -353,7 +358,7 @@ pub(super) fn backward_weight(scheme: Scheme, x: &Tensor, dy: &Tensor, s: Sizes)
             for (panel, to) in to.slice(job * strip, strip).chunks_exact_mut(PANEL * PANEL).enumerate() {
                 let right = &right[point * ins.point() + panel * Chunks::PANEL_SIZE..];
                 let columns = PANEL.min(s.c_in - panel * PANEL);
-                accumulate_points((left, &left_at[..live]), (right, &right_at[..live]), rows, columns, to);
+                accumulate_points((left, &left_at[..live]), (right, &right_at[..live]), reach, [rows, columns], to);
             }
         });
     }
@@ -372,17 +377,6 @@ pub(super) fn backward_weight(scheme: Scheme, x: &Tensor, dy: &Tensor, s: Sizes)
         }
     });
     Ok(dweight)
-}
-
-/// Where the output pixels of a tile begin.
-fn output_pixels<'a>(plan: &Plan, place: &Place, to: &'a mut [usize; 36]) -> &'a [usize] {
-    let m = plan.scheme.outputs();
-    for (index, pixel) in to[..m * m].iter_mut().enumerate() {
-        let (y, x) = (place.y + index / m, place.x + index % m);
-        let inside = y < plan.h_out && x < plan.w_out;
-        *pixel = if inside { ((place.image * plan.h_out + y) * plan.w_out + x) * plan.c_out } else { OUTSIDE };
-    }
-    &to[..m * m]
 }
 
 #[cfg(test)]

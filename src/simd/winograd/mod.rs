@@ -12,9 +12,6 @@ use super::lanes::{Kernel, Lanes, dispatch};
 use crate::device::DisjointMut;
 use lines::{Gradient2, Gradient4, Input2, Input4, Line, Weight2, Weight4, WeightGradient2, WeightGradient4, output};
 
-/// The pixel that lies outside the image: zeros.
-pub(crate) const OUTSIDE: usize = usize::MAX;
-
 /// Rows of weights that are transformed in one call: 64 consecutive channels are four lines of the cache.
 pub(crate) const WEIGHT_ROWS: usize = 64;
 
@@ -77,23 +74,92 @@ impl Channels {
     }
 }
 
+/// Square part of images `[.., h, w, c]`, which may reach beyond its image; pixels there are zeros.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<'a> {
+    /// All images. Slices are of pool buffers, with readable slack behind them.
+    pub(crate) images: &'a [f32],
+    /// Which image, its height, width and channels.
+    pub(crate) image: usize,
+    pub(crate) size: [usize; 3],
+    /// Row and column of the first pixel: below zero where it lies before the image.
+    pub(crate) first: [isize; 2],
+}
+
+/// Where the pixels of a window lie.
+#[expect(clippy::large_enum_variant, reason = "one lives on the stack for the length of a call")]
+enum Pixels {
+    /// All inside the image: the first, and the distances of rows and columns.
+    Grid(*const f32, usize, usize),
+    /// Each by itself, rows first.
+    Table([*const f32; A * A]),
+}
+
+impl Window<'_> {
+    /// The `side`² pixels; `zeros` stands for those outside.
+    #[inline(always)]
+    fn pixels(&self, zeros: &[f32], side: usize) -> Pixels {
+        let [h, w, c] = self.size;
+        assert!((self.image + 1) * h * w * c <= self.images.len() && c <= zeros.len(), "image or zeros are too short");
+        let image = &self.images[self.image * h * w * c..][..h * w * c];
+        let inside = |first: isize, size: usize| first >= 0 && first as usize + side <= size;
+        if inside(self.first[0], h) && inside(self.first[1], w) {
+            let at = (self.first[0] as usize * w + self.first[1] as usize) * c;
+            return Pixels::Grid(image[at..].as_ptr(), w * c, c);
+        }
+        let mut table = [zeros.as_ptr(); A * A];
+        for (i, line) in table.chunks_exact_mut(side).enumerate().take(side) {
+            let Some(y) = self.first[0].checked_add_unsigned(i).and_then(|y| usize::try_from(y).ok()) else { continue };
+            for (j, pixel) in line.iter_mut().enumerate() {
+                let x = self.first[1] + j as isize;
+                if y < h && x >= 0 && (x as usize) < w {
+                    *pixel = image[(y * w + x as usize) * c..].as_ptr();
+                }
+            }
+        }
+        Pixels::Table(table)
+    }
+}
+
 // ---- both axes, a tile of all channels ----
 
-/// Transforms the I×I pixels at `pixels` to O×O points by `L` along both axes.
+/// A pixel's address. Not a closure, which would not take the instructions of its caller.
+trait Source<const I: usize>: Copy {
+    fn at(self, i: usize, j: usize) -> *const f32;
+}
+
+#[derive(Clone, Copy)]
+struct Grid(*const f32, usize, usize);
+
+impl<const I: usize> Source<I> for Grid {
+    #[inline(always)]
+    fn at(self, i: usize, j: usize) -> *const f32 {
+        self.0.wrapping_add(i * self.1 + j * self.2)
+    }
+}
+
+impl<const I: usize> Source<I> for &[*const f32; A * A] {
+    #[inline(always)]
+    fn at(self, i: usize, j: usize) -> *const f32 {
+        self[i * I + j]
+    }
+}
+
+/// Transforms the I×I pixels of `from` to O×O points by `L` along both axes.
 #[inline(always)]
-unsafe fn expand<V: Lanes, L: Line<I, O>, const I: usize, const O: usize>(
-    pixels: &[*const f32; A * A],
+unsafe fn expand<V: Lanes, L: Line<I, O>, S: Source<I>, const I: usize, const O: usize>(
+    from: S,
     to: *mut f32,
     channels: Channels,
 ) {
     for q in (0..channels.count).step_by(V::LEN) {
         // SAFETY: the caller's promise: pixels are readable and points writable in whole vectors.
         unsafe {
-            let mut half = [[V::load_at(pixels[0]); I]; O];
+            let mut half = [[V::load_at(from.at(0, 0)); I]; O];
             for j in 0..I {
                 let mut column = [half[0][0]; I];
                 for i in 0..I {
-                    column[i] = V::load_at(pixels[i * I + j].add(q));
+                    column[i] = V::load_at(from.at(i, j).wrapping_add(q));
                 }
                 let column = L::line(column);
                 for i in 0..O {
@@ -112,23 +178,27 @@ unsafe fn expand<V: Lanes, L: Line<I, O>, const I: usize, const O: usize>(
 }
 
 #[inline(always)]
-unsafe fn expand_input<V: Lanes>(scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels) {
+unsafe fn expand_input<V: Lanes>(scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels) {
     // SAFETY: the caller's promise.
     unsafe {
-        match scheme {
-            Scheme::F2 => expand::<V, Input2, 4, 4>(pixels, to, channels),
-            Scheme::F4 => expand::<V, Input4, 6, 6>(pixels, to, channels),
+        match (scheme, pixels) {
+            (Scheme::F2, Pixels::Grid(p, r, c)) => expand::<V, Input2, _, 4, 4>(Grid(*p, *r, *c), to, channels),
+            (Scheme::F4, Pixels::Grid(p, r, c)) => expand::<V, Input4, _, 6, 6>(Grid(*p, *r, *c), to, channels),
+            (Scheme::F2, Pixels::Table(t)) => expand::<V, Input2, _, 4, 4>(t, to, channels),
+            (Scheme::F4, Pixels::Table(t)) => expand::<V, Input4, _, 6, 6>(t, to, channels),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn expand_gradient<V: Lanes>(scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels) {
+unsafe fn expand_gradient<V: Lanes>(scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels) {
     // SAFETY: the caller's promise.
     unsafe {
-        match scheme {
-            Scheme::F2 => expand::<V, Gradient2, 2, 4>(pixels, to, channels),
-            Scheme::F4 => expand::<V, Gradient4, 4, 6>(pixels, to, channels),
+        match (scheme, pixels) {
+            (Scheme::F2, Pixels::Grid(p, r, c)) => expand::<V, Gradient2, _, 2, 4>(Grid(*p, *r, *c), to, channels),
+            (Scheme::F4, Pixels::Grid(p, r, c)) => expand::<V, Gradient4, _, 4, 6>(Grid(*p, *r, *c), to, channels),
+            (Scheme::F2, Pixels::Table(t)) => expand::<V, Gradient2, _, 2, 4>(t, to, channels),
+            (Scheme::F4, Pixels::Table(t)) => expand::<V, Gradient4, _, 4, 6>(t, to, channels),
         }
     }
 }
@@ -144,17 +214,15 @@ unsafe fn expand_weights<V: Lanes>(
 ) {
     for row in 0..rows {
         // The 16 columns of a row are one "pixel" of the general transform.
-        let mut pixels = [taps[0][0].as_ptr(); A * A];
-        for tap in 0..9 {
-            pixels[tap] = taps[tap][row].as_ptr();
-        }
+        const TAP: usize = 16 * WEIGHT_ROWS;
+        let pixels = Grid(taps[0][row].as_ptr(), 3 * TAP, TAP);
         let channels = Channels { count: 16, point: stride, panel: 0 };
         // SAFETY: each tap has 16 columns; the caller's promise for `to`.
         unsafe {
             let to = to.add(row * NR);
             match scheme {
-                Scheme::F2 => expand::<V, Weight2, 3, 4>(&pixels, to, channels),
-                Scheme::F4 => expand::<V, Weight4, 3, 6>(&pixels, to, channels),
+                Scheme::F2 => expand::<V, Weight2, _, 3, 4>(pixels, to, channels),
+                Scheme::F4 => expand::<V, Weight4, _, 3, 6>(pixels, to, channels),
             }
         }
     }
@@ -163,17 +231,14 @@ unsafe fn expand_weights<V: Lanes>(
 /// Points of 16 columns at `from + point·stride`, back to 3×3 taps `[9][16]`.
 #[inline(always)]
 unsafe fn contract_weights<V: Lanes>(scheme: Scheme, from: *const f32, stride: usize, to: &mut [[f32; 16]; 9]) {
-    let mut pixels = [from; A * A];
-    for (point, pixel) in pixels.iter_mut().enumerate().take(scheme.points()) {
-        *pixel = from.wrapping_add(point * stride);
-    }
+    let pixels = Grid(from, scheme.inputs() * stride, stride);
     let channels = Channels { count: 16, point: 16, panel: 0 };
     let to = to.as_flattened_mut().as_mut_ptr();
     // SAFETY: the caller's promise; nine points of 16 columns fill `to`.
     unsafe {
         match scheme {
-            Scheme::F2 => expand::<V, WeightGradient2, 4, 3>(&pixels, to, channels),
-            Scheme::F4 => expand::<V, WeightGradient4, 6, 3>(&pixels, to, channels),
+            Scheme::F2 => expand::<V, WeightGradient2, _, 4, 3>(pixels, to, channels),
+            Scheme::F4 => expand::<V, WeightGradient4, _, 6, 3>(pixels, to, channels),
         }
     }
 }
@@ -286,56 +351,30 @@ macro_rules! at_level {
     };
 }
 
-at_level!(run_input, expand_input, (scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels));
-at_level!(run_gradient, expand_gradient, (scheme: Scheme, pixels: &[*const f32; A * A], to: *mut f32, channels: Channels));
+at_level!(run_input, expand_input, (scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels));
+at_level!(run_gradient, expand_gradient, (scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels));
 at_level!(run_weights, expand_weights, (scheme: Scheme, taps: &[[[f32; 16]; WEIGHT_ROWS]; 9], rows: usize, to: *mut f32, stride: usize));
 at_level!(run_taps, contract_weights, (scheme: Scheme, from: *const f32, stride: usize, to: &mut [[f32; 16]; 9]));
 at_level!(run_output, contract_output, (scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_>));
 
 impl Scheme {
-    fn pointers(image: &[f32], zeros: &[f32], pixels: &[usize], channels: usize) -> [*const f32; A * A] {
-        assert!(channels <= zeros.len(), "{channels} channels, {} zeros", zeros.len());
-        let mut pointers = [zeros.as_ptr(); A * A];
-        for (pointer, &at) in pointers.iter_mut().zip(pixels) {
-            if at != OUTSIDE {
-                assert!(at + channels <= image.len(), "pixel at {at} + {channels} leaves {}", image.len());
-                *pointer = image[at..].as_ptr();
-            }
-        }
-        pointers
-    }
-
-    /// Bᵀ d B of one tile. `pixels`: the element of `image` at which each pixel begins, rows first, or [`OUTSIDE`]; `zeros` stands for those.
-    /// Whole vectors of 16 channels are written, those beyond the last channel unspecified. `image` and `zeros` are pool buffers.
-    pub(crate) fn transform_input(
-        self,
-        image: &[f32],
-        zeros: &[f32],
-        pixels: &[usize],
-        to: &mut [f32],
-        channels: Channels,
-    ) {
-        assert_eq!(pixels.len(), self.points());
-        assert!(channels.extent(self.points()) <= to.len(), "{channels:?} leave {} values", to.len());
-        let pointers = Scheme::pointers(image, zeros, pixels, channels.count);
+    /// Bᵀ d B of one tile, the window of [`Scheme::inputs`] pixels a side; `zeros`, as long as a pixel, stands for what lies outside the image.
+    /// Whole vectors of 16 channels are written, those beyond the last channel unspecified. `zeros` is a pool buffer too.
+    #[inline]
+    pub(crate) fn transform_input(self, from: Window<'_>, zeros: &[f32], to: &mut [f32], channels: Channels) {
+        assert!(channels.extent(self.points()) <= to.len() && channels.count == from.size[2]);
+        let pixels = from.pixels(zeros, self.inputs());
         // SAFETY: pixels and points are inside their buffers by the assertions; reads past a pixel stay in the buffer or its slack.
-        unsafe { run_input(self, &pointers, to.as_mut_ptr(), channels) }
+        unsafe { run_input(self, &pixels, to.as_mut_ptr(), channels) }
     }
 
-    /// A dy Aᵀ of one tile, otherwise as [`Scheme::transform_input`].
-    pub(crate) fn transform_gradient(
-        self,
-        image: &[f32],
-        zeros: &[f32],
-        pixels: &[usize],
-        to: &mut [f32],
-        channels: Channels,
-    ) {
-        assert_eq!(pixels.len(), self.outputs() * self.outputs());
-        assert!(channels.extent(self.points()) <= to.len(), "{channels:?} leave {} values", to.len());
-        let pointers = Scheme::pointers(image, zeros, pixels, channels.count);
+    /// A dy Aᵀ of one tile, the window of [`Scheme::outputs`] pixels a side; otherwise as [`Scheme::transform_input`].
+    #[inline]
+    pub(crate) fn transform_gradient(self, from: Window<'_>, zeros: &[f32], to: &mut [f32], channels: Channels) {
+        assert!(channels.extent(self.points()) <= to.len() && channels.count == from.size[2]);
+        let pixels = from.pixels(zeros, self.outputs());
         // SAFETY: as above.
-        unsafe { run_gradient(self, &pointers, to.as_mut_ptr(), channels) }
+        unsafe { run_gradient(self, &pixels, to.as_mut_ptr(), channels) }
     }
 
     /// G g Gᵀ of `rows` × 16 weights: `[9][rows][16]` to `to[point·stride + row·NR + column]`.
@@ -372,38 +411,43 @@ impl Scheme {
     }
 }
 
-/// `to[r][j] = Σ_k rows_r[k]·panel[k][j]` for the `count` rows that begin `stride` elements apart in `rows`; `to` holds whole tiles of
-/// [`MR`] rows, those beyond `count` unspecified.
+/// For each group g of [`MR`] rows: `to[g·to_stride + r·NR + j] = Σ_k rows[g·group_stride + r·row_stride + k]·panel[k][j]`.
 pub(crate) fn multiply_points(
     rows: &[f32],
-    count: usize,
-    stride: usize,
+    [groups, group_stride, row_stride]: [usize; 3],
     panel: &[f32],
     columns: usize,
     to: &mut [f32],
+    to_stride: usize,
 ) {
     let k = panel.len() / NR;
-    assert!((count - 1) * stride + k <= rows.len(), "{count} rows of {k} leave {}", rows.len());
+    let last = (groups - 1) * group_stride + (MR - 1) * row_stride + k;
+    assert!(last <= rows.len(), "{groups} groups of rows of {k} leave {}", rows.len());
+    assert!((groups - 1) * to_stride + MR * NR <= to.len(), "{groups} tiles leave {}", to.len());
     let runs = [Run { offset: 0, len: k }];
-    for (group, tile) in to.chunks_exact_mut(MR * NR).enumerate().take(count.div_ceil(MR)) {
-        let bases: [*const f32; MR] =
-            std::array::from_fn(|r| rows[(group * MR + r).min(count - 1) * stride..].as_ptr());
-        // SAFETY: a chunk has the size and alignment of a tile; the rows lie in the slice and the panel holds k rows of NR.
-        unsafe { kernel::rows(&bases, &runs, panel.as_ptr(), columns, &mut *tile.as_mut_ptr().cast::<Tile>()) };
+    for group in 0..groups {
+        let first = rows.as_ptr().wrapping_add(group * group_stride);
+        let bases: [*const f32; MR] = std::array::from_fn(|r| first.wrapping_add(r * row_stride));
+        // SAFETY: the assertions cover rows and tile, a tile is an array of f32, and the panel holds k rows of NR.
+        unsafe {
+            let tile = &mut *to.as_mut_ptr().add(group * to_stride).cast::<Tile>();
+            kernel::rows(&bases, &runs, panel.as_ptr(), columns, tile);
+        }
     }
 }
 
 /// `to[r][j] += Σ_k left[left_at[k] + r]·right[right_at[k] + j]` for the first `rows` rows and `columns` columns of an [`NR`]×[`NR`] square.
+/// `reach` is the largest offset of each operand.
 pub(crate) fn accumulate_points(
     left: (&[f32], &[usize]),
     right: (&[f32], &[usize]),
-    rows: usize,
-    columns: usize,
+    reach: [usize; 2],
+    [rows, columns]: [usize; 2],
     to: &mut [f32],
 ) {
-    for (data, at) in [left, right] {
-        let last = at.iter().copied().max().unwrap_or(0);
-        assert!(last + NR <= data.len(), "tile at {last} + {NR} leaves {}", data.len());
+    for ((data, at), reach) in [left, right].into_iter().zip(reach) {
+        debug_assert!(at.iter().all(|at| *at <= reach));
+        assert!(reach + NR <= data.len(), "tile at {reach} + {NR} leaves {}", data.len());
     }
     for (group, tile) in to.chunks_exact_mut(MR * NR).enumerate().take(rows.div_ceil(MR).min(NR / MR)) {
         // SAFETY: the assertion covers NR values of both operands from every offset; a chunk has the size and alignment of a tile.
