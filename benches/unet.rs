@@ -1,7 +1,7 @@
 //! Whole training steps (draw, forward, backward, clip, update) and inference of U-Nets: time, images a second, GFLOP/s
 //! and the most memory held in tensors.
 //!
-//! `cargo bench --bench unet [-- --quick]`. Operations are those of convolutions, linear layers and attention, counted
+//! `cargo bench --bench unet [-- --quick]`; `-- --profile [--shapes] [--only=TEXT] [--steps=N]` prints each op's share instead. Operations are those of convolutions, linear layers and attention, counted
 //! from the network's parameters; the time is that of everything.
 
 #[allow(dead_code, reason = "every bench uses a part of it")]
@@ -9,6 +9,8 @@ mod common;
 #[allow(dead_code, reason = "every bench uses a part of it")]
 #[path = "common/flops.rs"]
 mod flops;
+#[path = "common/profile.rs"]
+mod profile;
 
 use common::{Bench, Row, Work};
 use flops::UNetFlops;
@@ -26,6 +28,9 @@ const NOTES: &str = "MiB: most memory held in tensors and temporaries; training 
 and gradients.";
 
 fn main() -> Result<()> {
+    if std::env::args().any(|argument| argument == "--profile") {
+        return profile::run();
+    }
     let mut bench = Bench::new("unet");
     train(&mut bench, "digits", 64, &Dataset::load("digits", 0)?)?;
     train(&mut bench, "small", 64, &noise_images([128, 28, 28, 1], 10)?)?;

@@ -3,6 +3,8 @@
 //! Nothing is recorded outside [`Tape::record`]. A node owns what its backward needs and is dropped as soon as it has
 //! run, so activations are freed while the gradients flow back.
 
+pub mod profile;
+
 use crate::device::{Device, DisjointMut, for_each_block};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Tensor, TensorId};
@@ -25,6 +27,7 @@ struct Entry {
     output: TensorId,
     scope: Box<str>,
     node: Box<dyn Node>,
+    row: Option<profile::RowId>,
 }
 
 /// The recorded ops, first to last.
@@ -80,7 +83,9 @@ impl Tape {
         while let Some(entry) = self.entries.pop() {
             let Some(dy) = grads.take(entry.output) else { continue };
             let name = entry.node.name();
+            profile::begin_node(entry.row);
             entry.node.backward(dy, grads)?;
+            profile::end_node();
             if CHECK.get() && grads.found_non_finite {
                 note_bad("gradient", name, &entry.scope);
             }
@@ -142,6 +147,7 @@ pub fn is_recording() -> bool {
 /// Hands an op's output to the tape: if one of `inputs` is followed and a tape is recording, `node` is recorded and
 /// the returned tensor is followed too; otherwise `node` is never built.
 pub(crate) fn push(output: Tensor, inputs: &[&Tensor], node: impl FnOnce() -> Box<dyn Node>) -> Tensor {
+    let row = profile::forward(|| function_name_of(&node), inputs, &output);
     if CHECK.get() && !output.is_finite().unwrap_or(true) {
         SCOPE.with_borrow(|scope| note_bad("value", node_name_of(&node), scope));
     }
@@ -153,7 +159,7 @@ pub(crate) fn push(output: Tensor, inputs: &[&Tensor], node: impl FnOnce() -> Bo
         Some(tape) => {
             let output = output.with_grad(true);
             let scope = SCOPE.with_borrow(|scope| scope.as_str().into());
-            tape.entries.push(Entry { output: output.id(), scope, node: node() });
+            tape.entries.push(Entry { output: output.id(), scope, node: node(), row });
             output
         }
     })
@@ -163,6 +169,14 @@ pub(crate) fn push(output: Tensor, inputs: &[&Tensor], node: impl FnOnce() -> Bo
 fn node_name_of<F>(_: &F) -> &'static str {
     let path = std::any::type_name::<F>();
     path.split("ops::").nth(1).and_then(|rest| rest.split("::").next()).unwrap_or("an op")
+}
+
+/// The op's function, the innermost name of the same type: a room may have several.
+fn function_name_of<F>(_: &F) -> &'static str {
+    // `tweedie::ops::room::op<its generic arguments>::{{closure}}`
+    let path = std::any::type_name::<F>();
+    let path = path.split('<').next().unwrap_or(path).trim_end_matches("::{{closure}}");
+    path.rsplit("::").next().unwrap_or("an op")
 }
 
 /// Gradients by tensor. Keep one and use it again: its memory is kept.
@@ -189,7 +203,12 @@ impl Grads {
         }
         match self.map.remove(&id) {
             None => self.map.insert(id, contribution),
-            Some(sum) => self.map.insert(id, add_into(sum, &contribution)?),
+            Some(sum) => {
+                profile::pause_node();
+                let sum = self.map.insert(id, add_into(sum, &contribution)?);
+                profile::lap("gradient sum");
+                sum
+            }
         };
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet, initialise};
 use crate::optim::{self, LrSchedule, Moments, Outcome, UpdateSettings};
 use crate::process::{Level, Process, SchedulerConfig};
 use crate::rng::{Address, Purpose};
-use crate::tape::Grads;
+use crate::tape::{Grads, profile};
 use crate::tensor::{Dtype, Tensor};
 use serde::Serialize;
 use std::sync::Arc;
@@ -133,7 +133,9 @@ impl<'a> Trainer<'a> {
     pub fn train_step(&mut self) -> Result<StepReport> {
         let begin = Instant::now();
         let batch = self.draw_batch()?;
+        profile::lap("batch");
         let outcome = self.gradients(&batch)?;
+        profile::lap("gradient norm");
         let c = &self.config;
         let lr = self.lr_schedule.rate(c.lr, self.step, c.warmup_steps, c.steps);
         let settings = UpdateSettings {
@@ -146,6 +148,7 @@ impl<'a> Trainer<'a> {
         };
         let update = self.step + 1;
         optim::update(&mut self.raw, &mut self.ema, &mut self.moments, &self.grads, &outcome, update, &settings)?;
+        profile::lap("adamw");
         // The first look at what the device did: nothing was changed if these are not finite.
         let (loss, norm) = outcome.read()?;
         if !loss.is_finite() || !norm.is_finite() {
