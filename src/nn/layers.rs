@@ -2,7 +2,7 @@
 
 use super::param::{Builder, Init, Layout, ParamId, Params};
 use crate::error::Result;
-use crate::ops::{self, Conv, ConvExtras, Film};
+use crate::ops::{self, Conv, ConvExtras, Film, Joined};
 use crate::tensor::Tensor;
 
 /// y = x·Wᵀ + b.
@@ -69,6 +69,13 @@ impl Conv2d {
     }
 }
 
+impl Conv2d {
+    /// As a 1×1 convolution, of one tensor or two.
+    pub(crate) fn project(&self, p: &Params, x: Joined<'_>) -> Result<Tensor> {
+        ops::project(x, p.get(self.weight), Some(p.get(self.bias)))
+    }
+}
+
 /// Group norm with its affine parameters.
 pub(crate) struct Norm {
     weight: ParamId,
@@ -85,7 +92,7 @@ impl Norm {
         }
     }
 
-    pub(crate) fn forward(&self, p: &Params, x: &Tensor, film: Option<Film<'_>>) -> Result<Tensor> {
+    pub(crate) fn forward<'a>(&self, p: &Params, x: impl Into<Joined<'a>>, film: Option<Film<'_>>) -> Result<Tensor> {
         ops::group_norm(x, p.get(self.weight), p.get(self.bias), film, self.norm)
     }
 }

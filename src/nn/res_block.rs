@@ -5,7 +5,7 @@ use super::layers::{Conv2d, Linear, Norm};
 use super::param::{Builder, Params};
 use super::unet_config::UNetConfig;
 use crate::error::Result;
-use crate::ops::{self, Conv, ConvExtras, Film, GroupNorm};
+use crate::ops::{self, Conv, ConvExtras, Film, GroupNorm, Joined};
 use crate::tape;
 use crate::tensor::Tensor;
 
@@ -57,8 +57,8 @@ impl ResBlock {
         }
     }
 
-    /// `x` `[n,h,w,c_in]`, `emb` = SiLU of the time embedding `[n, time_embed_dim]`; returns `[n,h,w,c_out]`.
-    pub(crate) fn forward(&self, p: &Params, x: &Tensor, emb: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// `x` `[n,h,w,c_in]`, as one tensor or two, `emb` = SiLU of the time embedding `[n, time_embed_dim]`; returns `[n,h,w,c_out]`.
+    pub(crate) fn forward(&self, p: &Params, x: Joined<'_>, emb: &Tensor, mode: Mode) -> Result<Tensor> {
         tape::scope(&self.name, || {
             let time = self.time.forward(p, emb, None)?;
             let per_image = (!self.scale_shift).then_some(&time);
@@ -75,11 +75,11 @@ impl ResBlock {
                 Mode::Training(address) => ops::dropout(&h, self.dropout, address.sub_index(self.index))?,
                 Mode::Inference => h,
             };
-            let projected = match &self.shortcut {
-                Some(Linear1x1(conv)) => Some(conv.forward(p, x, Conv::same(1), ConvExtras::default())?),
-                None => None,
+            let shortcut = match &self.shortcut {
+                Some(Linear1x1(conv)) => conv.project(p, x)?,
+                None => x.concat()?,
             };
-            let residual = Some(projected.as_ref().unwrap_or(x));
+            let residual = Some(&shortcut);
             let y = self.conv2.forward(p, &h, Conv::same(3), ConvExtras { per_image: None, residual })?;
             if self.scale_factor == 1.0 { Ok(y) } else { ops::affine(&y, (1.0 / self.scale_factor) as f32, 0.0) }
         })

@@ -11,7 +11,7 @@ use super::unet_config::{BlockType, ClassEmbed, UNetConfig};
 use super::{Mode, Network};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::{self, Conv, ConvExtras, GroupNorm};
+use crate::ops::{self, Conv, ConvExtras, GroupNorm, Joined};
 use crate::tape;
 use crate::tensor::Tensor;
 
@@ -145,14 +145,20 @@ impl UNet {
         }
         if let Some((first, attention, second)) = &self.mid {
             h = run(p, first, attention.as_ref(), &h, &emb, mode)?;
-            h = second.forward(p, &h, &emb, mode)?;
+            h = second.forward(p, (&h).into(), &emb, mode)?;
         }
         for level in &self.up {
             for (block, attention) in &level.blocks {
-                if let Some(skip) = skips.pop() {
-                    h = tape::scope("skip", || ops::concat_channels(&h, &skip))?;
-                }
-                h = run(p, block, attention.as_ref(), &h, &emb, mode)?;
+                let skip = skips.pop();
+                h = match (&skip, h.device()) {
+                    (None, _) => run(p, block, attention.as_ref(), &h, &emb, mode)?,
+                    (Some(skip), Device::Cpu) => run(p, block, attention.as_ref(), (&h, skip), &emb, mode)?,
+                    // The kernels read one tensor: joined here, it is joined once.
+                    (Some(skip), _) => {
+                        let joined = tape::scope("skip", || ops::concat_channels(&h, skip))?;
+                        run(p, block, attention.as_ref(), &joined, &emb, mode)?
+                    }
+                };
             }
             if let (Some((name, conv)), Some(skip)) = (&level.resample, skips.last()) {
                 let (rows, columns) = (skip.shape()[1], skip.shape()[2]);
@@ -227,15 +233,15 @@ impl Network for UNet {
     }
 }
 
-fn run(
+fn run<'a>(
     p: &Params,
     block: &ResBlock,
     attention: Option<&AttnBlock>,
-    x: &Tensor,
+    x: impl Into<Joined<'a>>,
     emb: &Tensor,
     mode: Mode,
 ) -> Result<Tensor> {
-    let h = block.forward(p, x, emb, mode)?;
+    let h = block.forward(p, x.into(), emb, mode)?;
     match attention {
         Some(attention) => attention.forward(p, &h),
         None => Ok(h),

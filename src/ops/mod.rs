@@ -22,7 +22,7 @@ mod weighted_mse;
 pub use adamw::{AdamW, AdamWEntry, adamw};
 pub use attention::attention;
 pub use blend::blend;
-pub use concat::{concat_channels, slice_channels};
+pub use concat::{Joined, concat_channels, project, slice_channels};
 pub use conv2d::{CONV_ACCURACIES, Conv, ConvAccuracy, ConvExtras, conv_accuracy, conv2d, set_conv_accuracy};
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;

@@ -1,12 +1,70 @@
 //! Concatenation and slicing along channels: the skip connections of a U-Net, the halves of a scale-shift.
 //!
+//! Joined   what reads a skip connection takes two tensors as one: `group_norm`, and [`project`], the 1×1 convolution beside it. On the CPU they
+//!          read both where they lie, and no joined tensor is made or kept.
 //! Saved    nothing. Cost: one read and one write of each input. Kernels: `kernels/concat.cu`.
+
+#[doc(hidden)]
+pub mod cases;
+mod project;
+
+pub use project::project;
 
 use super::same_device;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Tensor, TensorId};
+
+/// One tensor, or two that an op reads as if they lay side by side along the last axis.
+#[derive(Clone, Copy)]
+pub struct Joined<'a> {
+    /// The first channels, or all.
+    pub first: &'a Tensor,
+    /// The rest.
+    pub second: Option<&'a Tensor>,
+}
+
+impl<'a> From<&'a Tensor> for Joined<'a> {
+    fn from(first: &'a Tensor) -> Joined<'a> {
+        Joined { first, second: None }
+    }
+}
+
+impl<'a> From<(&'a Tensor, &'a Tensor)> for Joined<'a> {
+    fn from((first, second): (&'a Tensor, &'a Tensor)) -> Joined<'a> {
+        Joined { first, second: Some(second) }
+    }
+}
+
+impl<'a> Joined<'a> {
+    /// The tensors, one or two.
+    pub(super) fn tensors(self) -> impl Iterator<Item = &'a Tensor> {
+        [self.first].into_iter().chain(self.second)
+    }
+
+    /// Channels of both; the other axes must agree.
+    pub(super) fn channels(self, op: &str) -> Result<usize> {
+        let (x, c) = (self.first.shape(), self.first.shape().last_size());
+        let Some(second) = self.second else { return Ok(c) };
+        let (y, more) = (second.shape(), second.shape().last_size());
+        if x.with_last(more) != y || x.is_empty() {
+            return Err(Error::Shape(format!("{op}: {x} and {y} differ before the last axis")));
+        }
+        Ok(c + more)
+    }
+
+    /// As one tensor: a copy where there are two.
+    ///
+    /// # Errors
+    /// As [`concat_channels`].
+    pub fn concat(self) -> Result<Tensor> {
+        match self.second {
+            Some(second) => concat_channels(self.first, second),
+            None => Ok(self.first.clone()),
+        }
+    }
+}
 
 /// Joins `x` `[…, a]` and `y` `[…, b]` to `[…, a + b]`. Differentiable in both.
 ///
@@ -22,9 +80,7 @@ use crate::tensor::{Tensor, TensorId};
 /// ```
 pub fn concat_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (a, b) = (x.shape().last_size(), y.shape().last_size());
-    if x.shape().with_last(b) != y.shape() || x.shape().is_empty() {
-        return Err(Error::Shape(format!("concat: {} and {} differ before the last axis", x.shape(), y.shape())));
-    }
+    Joined::from((x, y)).channels("concat")?;
     let joined = match same_device("concat", &[x, y])? {
         Device::Cpu => cpu::join(x, y, a, b)?,
         Device::Cuda(index) => cuda::join(index, x, y, a, b)?,
@@ -203,54 +259,5 @@ mod cuda {
         // and types are those of `concat_widen`.
         unsafe { gpu(index)?.launch(kernel::WIDEN, geometry, &args) }?;
         Ok(out)
-    }
-}
-
-#[doc(hidden)]
-pub mod cases {
-    use super::{concat_channels, slice_channels};
-    use crate::testing::{Array, Case};
-
-    /// One row.
-    pub fn case(rows: usize, a: usize, b: usize, seed: u64) -> Case {
-        Case {
-            op: "concat",
-            label: format!("{rows}x({a}+{b})"),
-            inputs: vec![Array::normal([rows, a], seed, 1.0, 0.0), Array::normal([rows, b], seed + 1, 1.0, 0.0)],
-            differentiable: vec![true, true],
-            run: Box::new(|t| concat_channels(&t[0], &t[1])),
-            oracle: Box::new(move |i| {
-                let data =
-                    (0..rows).flat_map(|r| [&i[0].data[r * a..][..a], &i[1].data[r * b..][..b]].concat()).collect();
-                Array { shape: [rows, a + b].into(), data }
-            }),
-            terms: 1,
-            grad_terms: 1,
-        }
-    }
-
-    /// Channels `start..start + len` of `width`.
-    fn slice(rows: usize, width: usize, start: usize, len: usize) -> Case {
-        Case {
-            op: "slice",
-            label: format!("{rows}x{start}..{} of {width}", start + len),
-            inputs: vec![Array::normal([rows, width], 63, 1.0, 0.0)],
-            differentiable: vec![true],
-            run: Box::new(move |t| slice_channels(&t[0], start, len)),
-            oracle: Box::new(move |a| Array {
-                shape: [rows, len].into(),
-                data: a[0].data.chunks(width).flat_map(|row| row[start..start + len].to_vec()).collect(),
-            }),
-            terms: 1,
-            grad_terms: 1,
-        }
-    }
-
-    /// Rows: size 1, odd, four channels at a time, one side of which does not divide, more than one block.
-    pub fn table() -> Vec<Case> {
-        let sizes = [(1, 1, 1), (5, 3, 4), (300, 2, 1), (9, 4, 8), (3, 8, 6), (70, 12, 16)];
-        let mut rows: Vec<Case> = sizes.into_iter().map(|(rows, a, b)| case(rows, a, b, 60)).collect();
-        rows.extend([slice(7, 5, 1, 3), slice(6, 12, 4, 8), slice(6, 12, 2, 4), slice(90, 32, 16, 16)]);
-        rows
     }
 }

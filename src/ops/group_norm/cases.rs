@@ -57,6 +57,35 @@ fn oracle(a: &[Array], norm: GroupNorm) -> Array {
     y
 }
 
+/// As [`case`], of two tensors that meet after `a` channels.
+pub fn joined([n, h, w, c]: [usize; 4], a: usize, groups: usize, silu: bool, film: bool, seed: u64) -> Case {
+    let whole = case([n, h, w, c], groups, silu, film, 0.0, seed);
+    let norm = GroupNorm { groups, norm_eps: 1e-5, silu };
+    let part = |from: usize, len: usize| Array {
+        shape: [n, h, w, len].into(),
+        data: whole.inputs[0].data.chunks(c).flat_map(|row| row[from..from + len].to_vec()).collect(),
+    };
+    let mut inputs = vec![part(0, a), part(a, c - a)];
+    inputs.extend(whole.inputs.iter().skip(1).cloned());
+    Case {
+        label: format!("{n}x{h}x{w}x({a}+{}) groups {groups} silu {silu} film {film}", c - a),
+        differentiable: vec![true; inputs.len()],
+        inputs,
+        run: Box::new(move |t| {
+            let film = t.get(4).zip(t.get(5)).map(|(scale, shift)| Film { scale, shift });
+            group_norm((&t[0], &t[1]), &t[2], &t[3], film, norm)
+        }),
+        oracle: Box::new(move |i| {
+            let rows = i[0].data.chunks(a).zip(i[1].data.chunks(c - a));
+            let data = rows.flat_map(|(x, y)| [x, y].concat()).collect();
+            let mut joined = vec![Array { shape: [n, h, w, c].into(), data }];
+            joined.extend(i.iter().skip(2).cloned());
+            oracle(&joined, norm)
+        }),
+        ..whole
+    }
+}
+
 /// Rows: one pixel, odd sizes, more than one block of pixels, a far offset, each switch. On a GPU: small images whose channels divide by
 /// four and do not, with more than one set of groups and with more pixels than a thread loads at once; groups too wide for
 /// that, in one chunk and in two, in several strips of channels.
@@ -77,5 +106,11 @@ pub fn table() -> Vec<Case> {
         case([1, 10, 9, 260], 1, true, false, 1000.0, 42),
         case([2, 13, 5, 259], 1, true, true, 0.0, 43),
         case([1, 2, 2, 774], 3, false, true, 0.0, 44),
+        // Two tensors that meet between groups and inside one, at a vector's edge and inside one, in one block and in several.
+        joined([2, 4, 4, 8], 4, 2, true, false, 45),
+        joined([2, 3, 5, 12], 5, 3, true, true, 46),
+        joined([1, 17, 16, 48], 32, 4, false, false, 47),
+        joined([2, 12, 11, 40], 17, 8, true, false, 48),
+        joined([1, 9, 8, 33], 1, 1, false, true, 49),
     ]
 }

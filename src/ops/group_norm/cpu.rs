@@ -3,7 +3,7 @@
 //! An image after the other, so that the second pass over one finds it in the cache; within an image, blocks of pixels
 //! with all their channels. Both are run in parallel: many images go to threads whole, few are shared block by block.
 
-use super::super::narrow;
+use super::super::{Joined, narrow};
 use super::rows::{Apply, BackwardInput, BackwardSums, Sums};
 use super::{Film, GroupNormNode, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
@@ -40,6 +40,48 @@ impl Sizes {
             channels.fill(*value);
         }
     }
+}
+
+/// Some of the channels of x, or of its gradient: all, or those of one of two tensors.
+#[derive(Clone, Copy)]
+struct Part<D> {
+    data: D,
+    /// The first channel among all.
+    first: usize,
+    c: usize,
+}
+
+impl<D> Part<D> {
+    /// The part's channels of `[c]` values.
+    fn of<'a>(&self, values: &'a [f32]) -> &'a [f32] {
+        &values[self.first..][..self.c]
+    }
+
+    /// Where pixels `start..start + len` of the part begin, and how many values they have.
+    fn range(&self, start: usize, len: usize) -> [usize; 2] {
+        [start * self.c, len * self.c]
+    }
+}
+
+/// The parts of images `[n,h,w,c]`, on the host.
+fn parts(x: Joined<'_>) -> Result<Vec<Part<&[f32]>>> {
+    let mut parts = Vec::with_capacity(2);
+    let mut first = 0;
+    for x in x.tensors() {
+        let c = x.shape().last_size();
+        parts.push(Part { data: x.host::<f32>()?, first, c });
+        first += c;
+    }
+    Ok(parts)
+}
+
+/// The same of one image.
+fn of_image<'a>(parts: &[Part<&'a [f32]>], image: usize, s: Sizes) -> Vec<Part<&'a [f32]>> {
+    let cut = |part: &Part<&'a [f32]>| {
+        let size = s.pixels * part.c;
+        Part { data: &part.data[image * size..][..size], ..*part }
+    };
+    parts.iter().map(cut).collect()
 }
 
 /// z = x·slope + offset is the value before SiLU: of one image, `[c]` each.
@@ -88,52 +130,62 @@ impl<'a> Parameters<'a> {
 }
 
 pub(super) fn forward(
-    x: &Tensor,
+    x: Joined<'_>,
     weight: &Tensor,
     bias: &Tensor,
     film: Option<Film<'_>>,
     s: Sizes,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let data = x.host::<f32>()?;
+    let parts = parts(x)?;
     let parameters = Parameters::new(weight, bias, film.map(|f| (f.scale, f.shift)))?;
     let (groups, size) = (s.norm.groups, s.pixels * s.c);
     let mut mean = Tensor::empty([s.n, groups], Dtype::F32, Device::Cpu)?;
     let mut rstd = Tensor::empty([s.n, groups], Dtype::F32, Device::Cpu)?;
-    let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
+    let mut y = Tensor::empty(x.first.shape().with_last(s.c), Dtype::F32, Device::Cpu)?;
     let (out_mean, out_rstd) = (DisjointMut::new(mean.host_mut::<f32>()?), DisjointMut::new(rstd.host_mut::<f32>()?));
     let out = DisjointMut::new(y.host_mut::<f32>()?);
     for_each_block(s.n, 20 * size, |image| {
-        let x = &data[image * size..][..size];
+        let parts = of_image(&parts, image, s);
         let (mean, rstd) = (out_mean.slice(image * groups, groups), out_rstd.slice(image * groups, groups));
-        statistics(x, s, mean, rstd);
+        statistics(&parts, s, mean, rstd);
         let affine = parameters.affine(image, mean, rstd, s);
         s.for_each_block(20, |_, start, len| {
-            let (x, y) = (&x[start * s.c..][..len * s.c], out.slice(image * size + start * s.c, len * s.c));
-            dispatch(Apply { x, slope: &affine.slope, offset: &affine.offset, y, silu: s.norm.silu });
+            let y = out.slice(image * size + start * s.c, len * s.c);
+            for part in &parts {
+                let [at, count] = part.range(start, len);
+                let (slope, offset) = (part.of(&affine.slope), part.of(&affine.offset));
+                let (x, y) = (&part.data[at..at + count], (&mut *y, s.c, part.first));
+                dispatch(Apply { x, slope, offset, y, silu: s.norm.silu });
+            }
         });
     });
     Ok((y, mean, rstd))
 }
 
 /// Mean and 1/√(variance + norm_eps) of each group of one image.
-fn statistics(x: &[f32], s: Sizes, mean: &mut [f32], rstd: &mut [f32]) {
+fn statistics(parts: &[Part<&[f32]>], s: Sizes, mean: &mut [f32], rstd: &mut [f32]) {
     let (groups, per_group) = (s.norm.groups, s.per_group());
     // Of each block and group: mean, sum of squared distances. And room for sums and means of channels.
     let mut partial = Scratch::<f32>::take(s.blocks() * 2 * (groups + s.c));
     let out = DisjointMut::new(&mut partial);
     s.for_each_block(5, |index, start, len| {
-        let rows = &x[start * s.c..][..len * s.c];
         let (of_groups, of_channels) =
             out.slice(index * 2 * (groups + s.c), 2 * (groups + s.c)).split_at_mut(2 * groups);
         let (means, squares) = of_groups.split_at_mut(groups);
         let (sums, centre) = of_channels.split_at_mut(s.c);
-        dispatch(Sums { rows, centre: None, sums });
+        for part in parts {
+            let ([at, count], sums) = (part.range(start, len), &mut sums[part.first..][..part.c]);
+            dispatch(Sums { rows: &part.data[at..at + count], centre: None, sums });
+        }
         let count = (len * per_group) as f32;
         for (mean, sums) in means.iter_mut().zip(sums.chunks_exact(per_group)) {
             *mean = sums.iter().sum::<f32>() / count;
         }
         s.spread(means, centre);
-        dispatch(Sums { rows, centre: Some(centre), sums });
+        for part in parts {
+            let ([at, count], sums) = (part.range(start, len), &mut sums[part.first..][..part.c]);
+            dispatch(Sums { rows: &part.data[at..at + count], centre: Some(part.of(centre)), sums });
+        }
         for (square, sums) in squares.iter_mut().zip(sums.chunks_exact(per_group)) {
             *square = sums.iter().sum();
         }
@@ -160,42 +212,57 @@ fn statistics(x: &[f32], s: Sizes, mean: &mut [f32], rstd: &mut [f32]) {
 pub(super) fn backward(node: GroupNormNode, dy: &Tensor, grads: &mut Grads) -> Result<()> {
     let s = node.sizes;
     let (groups, size) = (s.norm.groups, s.pixels * s.c);
-    let (x, dy) = (node.x.host::<f32>()?, dy.host::<f32>()?);
+    let x = Joined { first: &node.x, second: node.x2.as_ref() };
+    let (parts, dy) = (parts(x)?, dy.host::<f32>()?);
     let parameters = Parameters::new(&node.weight, &node.bias, node.film.as_ref().map(|(a, b)| (a, b)))?;
     let (mean, rstd) = (node.mean.host::<f32>()?, node.rstd.host::<f32>()?);
-    let mut dx = match node.x.requires_grad() {
-        true => Some(Tensor::empty(node.x.shape(), Dtype::F32, Device::Cpu)?),
-        false => None,
+    let wanted = |x: &Tensor| match x.requires_grad() {
+        true => Tensor::empty(x.shape(), Dtype::F32, Device::Cpu).map(Some),
+        false => Ok(None),
     };
-    let out = dx.as_mut().map(|dx| dx.host_mut::<f32>()).transpose()?.map(DisjointMut::new);
+    let mut dx = x.tensors().map(wanted).collect::<Result<Vec<_>>>()?;
+    let outs: Vec<Option<DisjointMut<'_, f32>>> = dx
+        .iter_mut()
+        .map(|dx| Ok(dx.as_mut().map(|dx| dx.host_mut::<f32>()).transpose()?.map(DisjointMut::new)))
+        .collect::<Result<_>>()?;
     // Σ dz and Σ dz·x̂ over the pixels of each image and channel.
     let (mut dz_sum, mut dzx_sum) = (Scratch::<f64>::take(s.n * s.c), Scratch::<f64>::take(s.n * s.c));
     let (out_sum, out_sum_x) = (DisjointMut::new(&mut dz_sum), DisjointMut::new(&mut dzx_sum));
     for_each_block(s.n, 40 * size, |image| {
-        let (x, dy) = (&x[image * size..][..size], &dy[image * size..][..size]);
+        let (parts, dy) = (of_image(&parts, image, s), &dy[image * size..][..size]);
         let (mean, rstd) = (&mean[image * groups..][..groups], &rstd[image * groups..][..groups]);
         let affine = parameters.affine(image, mean, rstd, s);
         let (sum, sum_x) = (out_sum.slice(image * s.c, s.c), out_sum_x.slice(image * s.c, s.c));
-        let dx = out.as_ref().map(|out| DisjointMut::new(out.slice(image * size, size)));
-        backward_sums(x, dy, &affine, (mean, rstd), dx, sum, sum_x, s);
-        if let Some(dx) = dx {
-            backward_input(x, dy, &affine, (mean, rstd), dx, image, &parameters, (sum, sum_x), s);
+        let dx: Vec<Option<DisjointMut<'_, f32>>> = outs
+            .iter()
+            .zip(&parts)
+            .map(|(out, part)| {
+                let size = s.pixels * part.c;
+                out.as_ref().map(|out| DisjointMut::new(out.slice(image * size, size)))
+            })
+            .collect();
+        backward_sums(&parts, dy, &affine, (mean, rstd), &dx, sum, sum_x, s);
+        if dx.iter().any(Option::is_some) {
+            backward_input(&parts, dy, &affine, (mean, rstd), &dx, image, &parameters, (sum, sum_x), s);
         }
     });
+    drop(outs);
     parameter_gradients(&node, &parameters, &dz_sum, &dzx_sum, grads)?;
-    if let Some(dx) = dx {
-        grads.add(node.x.grad_slot(), dx)?;
+    for (x, dx) in x.tensors().zip(dx) {
+        if let Some(dx) = dx {
+            grads.add(x.grad_slot(), dx)?;
+        }
     }
     Ok(())
 }
 
 /// Σ dz and Σ dz·x̂ over the pixels of one image; leaves dz in `dx` where there is one and SiLU follows.
 fn backward_sums(
-    x: &[f32],
+    parts: &[Part<&[f32]>],
     dy: &[f32],
     affine: &Affine,
     (mean, rstd): (&[f32], &[f32]),
-    dx: Option<DisjointMut<'_, f32>>,
+    dx: &[Option<DisjointMut<'_, f32>>],
     sum: &mut [f64],
     sum_x: &mut [f64],
     s: Sizes,
@@ -205,12 +272,17 @@ fn backward_sums(
     let mut partial = Scratch::<f32>::take(s.blocks() * 2 * s.c);
     let out = DisjointMut::new(&mut partial);
     s.for_each_block(25, |index, start, len| {
-        let (at, len) = (start * s.c, len * s.c);
         let (sum, sum_x) = out.slice(index * 2 * s.c, 2 * s.c).split_at_mut(s.c);
-        let dz = dx.as_ref().map_or(&mut [][..], |dx| dx.slice(at, len));
-        let (x, dy) = (&x[at..at + len], &dy[at..at + len]);
-        let (slope, offset, silu) = (&affine.slope[..], &affine.offset[..], s.norm.silu);
-        dispatch(BackwardSums { x, dy, slope, offset, mean: &centre, sum, sum_x, dz, silu });
+        let dy = &dy[start * s.c..][..len * s.c];
+        for (part, dx) in parts.iter().zip(dx) {
+            let [at, count] = part.range(start, len);
+            let dz = dx.as_ref().map_or(&mut [][..], |dx| dx.slice(at, count));
+            let (slope, offset, mean) = (part.of(&affine.slope), part.of(&affine.offset), part.of(&centre));
+            let sum = &mut sum[part.first..][..part.c];
+            let sum_x = &mut sum_x[part.first..][..part.c];
+            let (x, dy, silu) = (&part.data[at..at + count], (dy, s.c, part.first), s.norm.silu);
+            dispatch(BackwardSums { x, dy, slope, offset, mean, sum, sum_x, dz, silu });
+        }
     });
     sum.fill(0.0);
     sum_x.fill(0.0);
@@ -227,11 +299,11 @@ fn backward_sums(
 
 /// dx = slope·dz + a·x + b of one image: the group's means of dx̂ and dx̂·x̂ are taken off, with x̂ = (x − mean)·rstd expanded.
 fn backward_input(
-    x: &[f32],
+    parts: &[Part<&[f32]>],
     dy: &[f32],
     affine: &Affine,
     (mean, rstd): (&[f32], &[f32]),
-    dx: DisjointMut<'_, f32>,
+    dx: &[Option<DisjointMut<'_, f32>>],
     image: usize,
     parameters: &Parameters<'_>,
     (sum, sum_x): (&[f64], &[f64]),
@@ -252,10 +324,14 @@ fn backward_input(
         b[channels].fill((scale * total - f64::from(linear) * f64::from(mean[g])) as f32);
     }
     s.for_each_block(6, |_, start, len| {
-        let (at, len) = (start * s.c, len * s.c);
-        let dy = if s.norm.silu { None } else { Some(&dy[at..at + len]) };
-        let (x, dx) = (&x[at..at + len], dx.slice(at, len));
-        dispatch(BackwardInput { x, dy, slope: &affine.slope, a: &a, b: &b, dx });
+        let dy = (!s.norm.silu).then(|| &dy[start * s.c..][..len * s.c]);
+        for (part, dx) in parts.iter().zip(dx) {
+            let Some(dx) = dx else { continue };
+            let [at, count] = part.range(start, len);
+            let (x, dx) = (&part.data[at..at + count], dx.slice(at, count));
+            let (slope, a, b) = (part.of(&affine.slope), part.of(&a), part.of(&b));
+            dispatch(BackwardInput { x, dy: dy.map(|dy| (dy, s.c, part.first)), slope, a, b, dx });
+        }
     });
 }
 

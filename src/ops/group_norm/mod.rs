@@ -8,6 +8,8 @@
 //!          backward reads x and dy and writes dx once, dx holding dz in between.
 //! Order    statistics of blocks of 16 to 128 pixels, which depend on c alone (mean first, then squared distances), merged in order by
 //!          Chan's formula.
+//! Parts    x may be two tensors side by side along channels, as a skip connection has them: the CPU reads both where they lie, and gives each its
+//!          gradient; the bits are those of the joined tensor. On a GPU they are joined first.
 //! CUDA     `kernels/group_norm.cu`; its blocks of pixels depend on the size of an image alone.
 
 #[doc(hidden)]
@@ -16,7 +18,7 @@ mod cpu;
 mod cuda;
 mod rows;
 
-use super::{image_shape, same_device};
+use super::{Joined, concat_channels, image_shape, same_device};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
@@ -46,7 +48,7 @@ pub struct GroupNorm {
 ///
 /// `y = silu((x̂·weight + bias)·(1 + scale) + shift)`, `x̂ = (x − mean)/√(var + norm_eps)`, biased variance.
 ///
-/// * `x` — `[n, h, w, c]`
+/// * `x` — `[n, h, w, c]`, or two tensors that together have `c` channels: they are read where they lie
 /// * `weight`, `bias` — `[c]`
 /// * `film` — `scale` and `shift`, each `[n, c]`
 /// * `norm` — groups, stabiliser, and whether SiLU is applied
@@ -66,14 +68,19 @@ pub struct GroupNorm {
 /// assert_eq!(y.to_vec::<f32>()?, [-1.0, 3.0]);
 /// # Ok::<(), tweedie::Error>(())
 /// ```
-pub fn group_norm(
-    x: &Tensor,
+pub fn group_norm<'a>(
+    x: impl Into<Joined<'a>>,
     weight: &Tensor,
     bias: &Tensor,
     film: Option<Film<'_>>,
     norm: GroupNorm,
 ) -> Result<Tensor> {
-    let [n, h, w, c] = image_shape("group_norm", x)?;
+    let x = x.into();
+    let [n, h, w, _] = image_shape("group_norm", x.first)?;
+    let c = x.channels("group_norm")?;
+    if let (Some(second), Device::Cuda(_)) = (x.second, x.first.device()) {
+        return group_norm(&concat_channels(x.first, second)?, weight, bias, film, norm);
+    }
     if norm.groups == 0 || c % norm.groups != 0 {
         return Err(Error::Shape(format!("group_norm: {c} channels do not divide into {} groups", norm.groups)));
     }
@@ -88,15 +95,16 @@ pub fn group_norm(
         }
     }
     let inputs: Vec<&Tensor> =
-        [x, weight, bias].into_iter().chain(film.iter().flat_map(|f| [f.scale, f.shift])).collect();
+        x.tensors().chain([weight, bias]).chain(film.iter().flat_map(|f| [f.scale, f.shift])).collect();
     let sizes = Sizes { n, pixels: h * w, c, norm };
     let (y, mean, rstd) = match same_device("group_norm", &inputs)? {
         Device::Cpu => cpu::forward(x, weight, bias, film, sizes)?,
-        Device::Cuda(index) => cuda::forward(index, x, weight, bias, film, sizes)?,
+        Device::Cuda(index) => cuda::forward(index, x.first, weight, bias, film, sizes)?,
     };
     Ok(tape::push(y, &inputs, || {
         Box::new(GroupNormNode {
-            x: x.clone(),
+            x: x.first.clone(),
+            x2: x.second.cloned(),
             weight: weight.clone(),
             bias: bias.clone(),
             film: film.map(|f| (f.scale.clone(), f.shift.clone())),
@@ -117,6 +125,8 @@ struct Sizes {
 
 struct GroupNormNode {
     x: Tensor,
+    /// Further channels, on the CPU.
+    x2: Option<Tensor>,
     weight: Tensor,
     bias: Tensor,
     film: Option<(Tensor, Tensor)>,

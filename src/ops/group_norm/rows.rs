@@ -1,4 +1,5 @@
-//! The loops of [`super::cpu`] over the pixels of a block, each of which is a row of all channels.
+//! The loops of [`super::cpu`] over the pixels of a block, each of which is a row of all channels, or of those of one of two tensors; a part of
+//! wider rows is given as (rows, width, first channel).
 
 use crate::simd::{Kernel, Lanes, for_vectors, get, put};
 
@@ -59,7 +60,7 @@ pub(super) struct Apply<'a> {
     pub(super) x: &'a [f32],
     pub(super) slope: &'a [f32],
     pub(super) offset: &'a [f32],
-    pub(super) y: &'a mut [f32],
+    pub(super) y: (&'a mut [f32], usize, usize),
     pub(super) silu: bool,
 }
 
@@ -68,9 +69,10 @@ impl Kernel for Apply<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Apply { x, slope, offset, y, silu } = self;
+        let Apply { x, slope, offset, y: (y, width, first), silu } = self;
         let c = slope.len();
-        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(width)) {
+            let y = &mut y[first..first + c];
             for_vectors!(V, c, |i, len| {
                 let z = get::<V>(x, i, len).mul_add(get(slope, i, len), get(offset, i, len));
                 put(if silu { z.mul(z.sigmoid()) } else { z }, y, i, len);
@@ -90,7 +92,7 @@ fn silu_slope<V: Lanes>(z: V) -> V {
 /// dz = dy·silu'(x·slope + offset), and Σ dz, Σ dz·(x − mean) of each channel over a block's rows.
 pub(super) struct BackwardSums<'a> {
     pub(super) x: &'a [f32],
-    pub(super) dy: &'a [f32],
+    pub(super) dy: (&'a [f32], usize, usize),
     pub(super) slope: &'a [f32],
     pub(super) offset: &'a [f32],
     pub(super) mean: &'a [f32],
@@ -108,11 +110,12 @@ impl Kernel for BackwardSums<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let BackwardSums { x, dy, slope, offset, mean, sum, sum_x, dz, silu } = self;
+        let BackwardSums { x, dy: (dy, width, first), slope, offset, mean, sum, sum_x, dz, silu } = self;
         let c = slope.len();
         sum.fill(0.0);
         sum_x.fill(0.0);
-        for (row, (x, dy)) in x.chunks_exact(c).zip(dy.chunks_exact(c)).enumerate() {
+        for (row, (x, dy)) in x.chunks_exact(c).zip(dy.chunks_exact(width)).enumerate() {
+            let dy = &dy[first..first + c];
             for_vectors!(V, c, |i, len| {
                 let (v, mut d) = (get::<V>(x, i, len), get::<V>(dy, i, len));
                 if silu {
@@ -131,7 +134,7 @@ impl Kernel for BackwardSums<'_> {
 /// dx = slope·dz + (a·x + b), where dx holds dz if `dy` is not given.
 pub(super) struct BackwardInput<'a> {
     pub(super) x: &'a [f32],
-    pub(super) dy: Option<&'a [f32]>,
+    pub(super) dy: Option<(&'a [f32], usize, usize)>,
     pub(super) slope: &'a [f32],
     pub(super) a: &'a [f32],
     pub(super) b: &'a [f32],
@@ -148,7 +151,7 @@ impl Kernel for BackwardInput<'_> {
         for (row, (x, dx)) in x.chunks_exact(c).zip(dx.chunks_exact_mut(c)).enumerate() {
             for_vectors!(V, c, |i, len| {
                 let dz = match dy {
-                    Some(dy) => get::<V>(dy, row * c + i, len),
+                    Some((dy, width, first)) => get::<V>(dy, row * width + first + i, len),
                     None => get::<V>(dx, i, len),
                 };
                 let rest = get::<V>(x, i, len).mul_add(get(a, i, len), get(b, i, len));
