@@ -117,6 +117,10 @@ pub struct TrainConfig {
     /// How the CPU computes 3×3 convolutions: `exact`, `default` or `fast`.
     #[serde(default = "default_conv_accuracy")]
     pub conv_accuracy: String,
+    /// Whether a residual block's inner values are computed again for its gradients instead of kept: less memory, more time, the
+    /// same numbers.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 // Settings that runs of older versions do not have.
@@ -141,7 +145,7 @@ fn default_sigma_data() -> f64 {
 }
 
 /// Keys that may change when a run is resumed; all others belong to the run.
-const CHANGEABLE: [&str; 6] = ["steps", "lr", "save_every", "sample_every", "validate_every", "grad_clip"];
+const CHANGEABLE: [&str; 7] = ["steps", "lr", "save_every", "sample_every", "validate_every", "grad_clip", "recompute"];
 
 impl TrainConfig {
     /// A preset's settings.
@@ -195,6 +199,7 @@ impl TrainConfig {
             dropout: 0.0,
             resnet_time_scale_shift: "default".into(),
             conv_accuracy: default_conv_accuracy(),
+            recompute: false,
         };
         match name {
             "digits" => Ok(digits),

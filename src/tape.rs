@@ -41,6 +41,8 @@ thread_local! {
     /// The entry list of the last finished tape, kept so that its memory is used again.
     static SPARE: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
     static SCOPE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Whether the tape is laid aside while [`recompute`] runs its body.
+    static PAUSED: Cell<bool> = const { Cell::new(false) };
     static CHECK: Cell<bool> = const { Cell::new(false) };
     static FIRST_BAD: RefCell<Option<String>> = const { RefCell::new(None) };
 }
@@ -139,9 +141,42 @@ pub fn scope<T>(name: impl std::fmt::Display, body: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Whether ops are being recorded on this thread.
+/// Whether ops are being recorded on this thread, or will be when the gradients flow back.
 pub fn is_recording() -> bool {
-    ACTIVE.with_borrow(|active| active.is_some())
+    PAUSED.get() || ACTIVE.with_borrow(|active| active.is_some())
+}
+
+/// Runs `body` on `inputs` and keeps these alone: what it computes in between is computed again when the gradient of its
+/// result comes back, with the same bits. Without a tape, `body` just runs.
+///
+/// `body` may read other followed tensors, such as parameters; one of `inputs` must be followed for it to have a gradient at all.
+///
+/// # Errors
+/// Those of `body`.
+pub fn recompute(inputs: Vec<Tensor>, body: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Result<Tensor> {
+    let Some(tape) = ACTIVE.take() else { return body(&inputs) };
+    PAUSED.set(true);
+    let output = body(&inputs);
+    PAUSED.set(false);
+    ACTIVE.set(Some(tape));
+    let names = inputs.clone();
+    Ok(push(output?, &names.iter().collect::<Vec<_>>(), || Box::new(Recompute { inputs, body })))
+}
+
+struct Recompute<F> {
+    inputs: Vec<Tensor>,
+    body: F,
+}
+
+impl<F: Fn(&[Tensor]) -> Result<Tensor>> Node for Recompute<F> {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let (output, tape) = Tape::record(|| (self.body)(&self.inputs))?;
+        tape.backward(&output, dy, grads)
+    }
 }
 
 /// Hands an op's output to the tape: if one of `inputs` is followed and a tape is recording, `node` is recorded and

@@ -10,6 +10,7 @@ use common::*;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+use tweedie::io::TensorFile;
 
 /// Both weight files and the loss of every step, to the bit.
 #[track_caller]
@@ -64,6 +65,35 @@ fn a_resumed_run_ends_in_the_same_bits_as_a_straight_one() {
     // Resuming a finished run changes nothing.
     succeed(TRAIN, ["--out", text(&parts), "--resume"]);
     assert_same_run(&parts, &whole, 12);
+}
+
+/// All tensors of a checkpoint, to the bit; its settings are left out.
+fn saved_bits(folder: &Path) -> Vec<(String, Vec<u32>)> {
+    let file = TensorFile::open(checkpoint(folder)).unwrap();
+    let bits = |name: String| {
+        let values = file.f32s(&name).unwrap();
+        (name, values.iter().map(|v| v.to_bits()).collect())
+    };
+    file.names().into_iter().map(bits).collect()
+}
+
+#[test]
+fn blocks_that_are_computed_again_make_the_same_bits_in_less_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    // Dropout, so that masks are drawn twice; enough blocks that what one of them computes is a part of the memory.
+    let flags = ["--steps", "6", "--set", "dropout=0.3", "--set", "layers_per_block=3", "--json"];
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let summary = train_tiny(&out, &[&flags[..], more].concat()).json();
+        (out, summary["peak_tensor_bytes"].as_u64().unwrap())
+    };
+    let (kept, most) = run("kept", &[]);
+    let (again, least) = run("again", &["--recompute"]);
+    assert!(saved_bits(&again) == saved_bits(&kept), "weights, moments or averages differ");
+    for name in ["loss", "grad_norm"] {
+        assert_eq!(column(&again, name), column(&kept, name), "{name}");
+    }
+    assert!(least < most, "computing again took {least} bytes, keeping {most}");
 }
 
 #[test]

@@ -57,6 +57,9 @@ struct Args {
     /// How the CPU computes convolutions: exact, default or fast [default: default]
     #[arg(long, value_name = "NAME")]
     conv_accuracy: Option<String>,
+    /// Compute each residual block again for its gradients instead of keeping its inner values: less memory, more time, the same bits
+    #[arg(long)]
+    recompute: bool,
     /// Continue the run in --out from its last checkpoint, bit for bit
     #[arg(long)]
     resume: bool,
@@ -93,6 +96,7 @@ impl Args {
         put("lr", self.lr.map(Value::Float));
         put("seed", self.seed.map(int));
         put("conv_accuracy", self.conv_accuracy.clone().map(Value::String));
+        put("recompute", self.recompute.then_some(Value::Boolean(true)));
         put("save_every", self.save_every.map(int));
         table
     }

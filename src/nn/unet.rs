@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Conv, ConvExtras, GroupNorm, Joined};
 use crate::tape;
 use crate::tensor::Tensor;
+use std::sync::Arc;
 
 /// What conditions each image.
 #[derive(Clone, Copy)]
@@ -33,9 +34,15 @@ enum ClassEmbedding {
     Identity,
 }
 
-/// Residual blocks, each with its attention where the level has it, and the resampling that follows them.
+/// A residual block and its attention where it has one. Shared with the tape, which may run it again.
+struct Block {
+    residual: ResBlock,
+    attention: Option<AttnBlock>,
+}
+
+/// Blocks, and the resampling that follows them.
 struct Level {
-    blocks: Vec<(ResBlock, Option<AttnBlock>)>,
+    blocks: Vec<Arc<Block>>,
     resample: Option<(String, Conv2d)>,
 }
 
@@ -47,10 +54,11 @@ pub struct UNet {
     time: TimeEmbedding,
     class: ClassEmbedding,
     down: Vec<Level>,
-    mid: Option<(ResBlock, Option<AttnBlock>, ResBlock)>,
+    mid: Option<[Arc<Block>; 2]>,
     up: Vec<Level>,
     norm_out: Norm,
     conv_out: Conv2d,
+    recompute: bool,
 }
 
 impl UNet {
@@ -86,7 +94,13 @@ impl UNet {
         let norm_out = Norm::new(b, "conv_norm_out", channels[0], norm);
         let conv_out = Conv2d::new(b, "conv_out", channels[0], config.out_channels, 3);
         let specs = std::mem::take(b).finish();
-        Ok(UNet { config: config.clone(), specs, conv_in, time, class, down, mid, up, norm_out, conv_out })
+        Ok(UNet { config: config.clone(), specs, conv_in, time, class, down, mid, up, norm_out, conv_out, recompute: false })
+    }
+
+    /// Whether training keeps only each block's input and result, and computes what lies between again for the gradients: less memory, more
+    /// time, the same bits.
+    pub fn with_recompute(self, recompute: bool) -> UNet {
+        UNet { recompute, ..self }
     }
 
     /// The configuration.
@@ -131,10 +145,15 @@ impl UNet {
         let centred = if self.config.center_input_sample { Some(ops::affine(x, 2.0, -1.0)?) } else { None };
         let x = centred.as_ref().unwrap_or(x);
         let mut h = tape::scope("conv_in", || self.conv_in.forward(p, x, Conv::same(3), ConvExtras::default()))?;
+        let shared = (self.recompute && tape::is_recording()).then(|| Arc::new(p.clone()));
+        let run = |block: &Arc<Block>, x: Joined<'_>| match &shared {
+            None => block.forward(p, x, &emb, mode),
+            Some(shared) => block.forward_recomputed(shared, x, &emb, mode),
+        };
         let mut skips = vec![h.clone()];
         for level in &self.down {
-            for (block, attention) in &level.blocks {
-                h = run(p, block, attention.as_ref(), &h, &emb, mode)?;
+            for block in &level.blocks {
+                h = run(block, (&h).into())?;
                 skips.push(h.clone());
             }
             if let Some((name, conv)) = &level.resample {
@@ -143,20 +162,19 @@ impl UNet {
                 skips.push(h.clone());
             }
         }
-        if let Some((first, attention, second)) = &self.mid {
-            h = run(p, first, attention.as_ref(), &h, &emb, mode)?;
-            h = second.forward(p, (&h).into(), &emb, mode)?;
+        for block in self.mid.iter().flatten() {
+            h = run(block, (&h).into())?;
         }
         for level in &self.up {
-            for (block, attention) in &level.blocks {
+            for block in &level.blocks {
                 let skip = skips.pop();
                 h = match (&skip, h.device()) {
-                    (None, _) => run(p, block, attention.as_ref(), &h, &emb, mode)?,
-                    (Some(skip), Device::Cpu) => run(p, block, attention.as_ref(), (&h, skip), &emb, mode)?,
+                    (None, _) => run(block, (&h).into())?,
+                    (Some(skip), Device::Cpu) => run(block, (&h, skip).into())?,
                     // The kernels read one tensor: joined here, it is joined once.
                     (Some(skip), _) => {
                         let joined = tape::scope("skip", || ops::concat_channels(&h, skip))?;
-                        run(p, block, attention.as_ref(), &joined, &emb, mode)?
+                        run(block, (&joined).into())?
                     }
                 };
             }
@@ -233,18 +251,28 @@ impl Network for UNet {
     }
 }
 
-fn run<'a>(
-    p: &Params,
-    block: &ResBlock,
-    attention: Option<&AttnBlock>,
-    x: impl Into<Joined<'a>>,
-    emb: &Tensor,
-    mode: Mode,
-) -> Result<Tensor> {
-    let h = block.forward(p, x.into(), emb, mode)?;
-    match attention {
-        Some(attention) => attention.forward(p, &h),
-        None => Ok(h),
+impl Block {
+    fn forward(&self, p: &Params, x: Joined<'_>, emb: &Tensor, mode: Mode) -> Result<Tensor> {
+        let h = self.residual.forward(p, x, emb, mode)?;
+        match &self.attention {
+            Some(attention) => attention.forward(p, &h),
+            None => Ok(h),
+        }
+    }
+
+    /// The same, of which the tape keeps x and emb alone.
+    fn forward_recomputed(
+        self: &Arc<Block>,
+        p: &Arc<Params>,
+        x: Joined<'_>,
+        emb: &Tensor,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let (block, p) = (self.clone(), p.clone());
+        let inputs = [emb, x.first].into_iter().chain(x.second).cloned().collect();
+        tape::recompute(inputs, move |t| {
+            block.forward(&p, Joined { first: &t[1], second: t.get(2) }, &t[0], mode)
+        })
     }
 }
 
@@ -263,8 +291,9 @@ fn build_down(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> Vec<Le
         let name = format!("down_blocks.{i}");
         let mut blocks = Vec::new();
         for j in 0..config.layers_per_block {
-            let block = ResBlock::new(b, &format!("{name}.resnets.{j}"), (c_in, c_out), config, *index, 1.0);
-            blocks.push((block, attention(b, &format!("{name}.attentions.{j}"), kind, c_out, config)));
+            let residual = ResBlock::new(b, &format!("{name}.resnets.{j}"), (c_in, c_out), config, *index, 1.0);
+            let attention = attention(b, &format!("{name}.attentions.{j}"), kind, c_out, config);
+            blocks.push(Arc::new(Block { residual, attention }));
             c_in = c_out;
             *index += 1;
         }
@@ -278,7 +307,7 @@ fn build_down(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> Vec<Le
     levels
 }
 
-fn build_mid(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> (ResBlock, Option<AttnBlock>, ResBlock) {
+fn build_mid(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> [Arc<Block>; 2] {
     let c = config.block_out_channels[config.block_out_channels.len() - 1];
     let factor = config.mid_block_scale_factor;
     // diffusers leaves the norm out where the time embedding is a scale-shift and no group count is said.
@@ -290,7 +319,7 @@ fn build_mid(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> (ResBlo
         config.add_attention.then(|| AttnBlock::new(b, "mid_block.attentions.0", c, head_dim, norm, factor));
     let second = ResBlock::new(b, "mid_block.resnets.1", (c, c), config, *index + 1, factor);
     *index += 2;
-    (first, attention, second)
+    [(first, attention), (second, None)].map(|(residual, attention)| Arc::new(Block { residual, attention }))
 }
 
 fn build_up(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> Vec<Level> {
@@ -305,8 +334,9 @@ fn build_up(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> Vec<Leve
         for j in 0..=config.layers_per_block {
             let skip = if j == config.layers_per_block { below } else { c_out };
             let c_in = skip + if j == 0 { previous } else { c_out };
-            let block = ResBlock::new(b, &format!("{name}.resnets.{j}"), (c_in, c_out), config, *index, 1.0);
-            blocks.push((block, attention(b, &format!("{name}.attentions.{j}"), kind, c_out, config)));
+            let residual = ResBlock::new(b, &format!("{name}.resnets.{j}"), (c_in, c_out), config, *index, 1.0);
+            let attention = attention(b, &format!("{name}.attentions.{j}"), kind, c_out, config);
+            blocks.push(Arc::new(Block { residual, attention }));
             *index += 1;
         }
         previous = c_out;

@@ -71,7 +71,7 @@ impl<'a> Trainer<'a> {
                 config.data
             )));
         }
-        let unet = UNet::new(&config.unet(dataset)?)?;
+        let unet = UNet::new(&config.unet(dataset)?)?.with_recompute(config.recompute);
         let raw = initialise(unet.specs(), config.seed)?.to_device(device)?;
         let ema = Params::new(unet.specs(), raw.tensors().to_vec(), false)?;
         let moments = Moments::zeros(&raw)?;
