@@ -77,16 +77,22 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Model`] if it is missing or not of a float type.
     pub fn f32s(&self, name: &str) -> Result<Vec<f32>> {
-        let (dtype, data) = self.raw(name)?;
-        // Bytes in a file may lie at any address, so values are read one by one.
-        let values = match dtype {
-            Dtype::F32 => words::<4>(data).map(f32::from_le_bytes).collect(),
-            Dtype::F64 => words::<8>(data).map(|w| f64::from_le_bytes(w) as f32).collect(),
-            Dtype::BF16 => words::<2>(data).map(|w| half::bf16::from_le_bytes(w).to_f32()).collect(),
-            Dtype::F16 => words::<2>(data).map(|w| half::f16::from_le_bytes(w).to_f32()).collect(),
-            other => return Err(self.wrong_type(name, "floats", other)),
-        };
+        let floats = self.floats(name)?;
+        let mut values = vec![0.0; floats.count()];
+        floats.read(0, &mut values);
         Ok(values)
+    }
+
+    /// A tensor of any float type where it lies in the file.
+    ///
+    /// # Errors
+    /// As [`TensorFile::f32s`].
+    pub fn floats(&self, name: &str) -> Result<Floats<'_>> {
+        let (dtype, data) = self.raw(name)?;
+        match dtype {
+            Dtype::F32 | Dtype::F64 | Dtype::BF16 | Dtype::F16 => Ok(Floats { dtype, data }),
+            other => Err(self.wrong_type(name, "floats", other)),
+        }
     }
 
     /// A tensor as f64, from any float type.
@@ -143,6 +149,47 @@ impl TensorFile {
     fn wrong_type(&self, name: &str, wants: &str, got: Dtype) -> Error {
         Error::Model(format!("{}: \"{name}\" holds {got:?}, expected {wants}", self.path.display()))
     }
+}
+
+/// Values of a float type in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Floats<'a> {
+    dtype: Dtype,
+    data: &'a [u8],
+}
+
+impl Floats<'_> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.data.len() / self.width()
+    }
+
+    fn width(&self) -> usize {
+        match self.dtype {
+            Dtype::F64 => 8,
+            Dtype::F32 => 4,
+            _ => 2,
+        }
+    }
+
+    /// Reads the values from number `start` on into `to`, as f32.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn read(&self, start: usize, to: &mut [f32]) {
+        let data = &self.data[start * self.width()..][..to.len() * self.width()];
+        // Bytes in a file may lie at any address, so values are read one by one.
+        match self.dtype {
+            Dtype::F64 => fill(to, words::<8>(data).map(|w| f64::from_le_bytes(w) as f32)),
+            Dtype::BF16 => fill(to, words::<2>(data).map(|w| half::bf16::from_le_bytes(w).to_f32())),
+            Dtype::F16 => fill(to, words::<2>(data).map(|w| half::f16::from_le_bytes(w).to_f32())),
+            _ => fill(to, words::<4>(data).map(f32::from_le_bytes)),
+        }
+    }
+}
+
+fn fill(to: &mut [f32], values: impl Iterator<Item = f32>) {
+    to.iter_mut().zip(values).for_each(|(to, value)| *to = value);
 }
 
 fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {

@@ -1,9 +1,10 @@
 //! A network's parameters in safetensors files, under diffusers' names and PyTorch's order of axes.
 
-use super::tensors::{Entry, TensorFile};
+use super::tensors::{Entry, Floats, TensorFile};
+use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::{Error, Result};
 use crate::nn::{Layout, ParamSpec, Params};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 
 /// Names that older diffusers files use for an attention block's layers.
 const OLD_NAMES: [(&str, &str); 4] =
@@ -16,7 +17,7 @@ const OLD_NAMES: [(&str, &str); 4] =
 pub fn read_params(file: &TensorFile, specs: &[ParamSpec], prefix: &str, trainable: bool) -> Result<Params> {
     let stored: Vec<String> = specs.iter().map(|s| stored_name(file, &format!("{prefix}{}", s.name))).collect();
     check_names(file, &stored, prefix)?;
-    let mut tensors = Vec::with_capacity(specs.len());
+    let (mut tensors, mut sources) = (Vec::with_capacity(specs.len()), Vec::with_capacity(specs.len()));
     for (spec, name) in specs.iter().zip(&stored) {
         let (got, want) = (file.shape(name)?, spec.file_shape());
         // Old attention files keep linear weights as 1×1 convolutions.
@@ -25,11 +26,50 @@ pub fn read_params(file: &TensorFile, specs: &[ParamSpec], prefix: &str, trainab
             let path = file.path().display();
             return Err(Error::Model(format!("{path}: tensor \"{name}\" has shape {got:?}, the network wants {want}")));
         }
-        let values = file.f32s(name)?;
-        let values = if spec.layout == Layout::Conv { to_channels_last(&values, want) } else { values };
-        tensors.push(Tensor::from_slice(&values, spec.shape)?);
+        tensors.push(Tensor::empty(spec.shape, Dtype::F32, Device::Cpu)?);
+        sources.push(file.floats(name)?);
     }
+    read_all(specs, &sources, &mut tensors)?;
     Params::new(specs, tensors, trainable)
+}
+
+/// Fills the tensors, each from where it lies in the file to where it stays: a block of channels is transposed while it is in the cache.
+fn read_all(specs: &[ParamSpec], sources: &[Floats<'_>], tensors: &mut [Tensor]) -> Result<()> {
+    const BLOCK: usize = 64 * 1024;
+    /// Blocks of a tensor, each of `rows` of its first axis, of `size` values each.
+    struct Target<'a> {
+        values: DisjointMut<'a, f32>,
+        rows: usize,
+        size: usize,
+        taps: usize,
+    }
+    let (mut targets, mut jobs) = (Vec::with_capacity(specs.len()), Vec::new());
+    for (index, (spec, tensor)) in specs.iter().zip(tensors).enumerate() {
+        let taps = match (spec.layout, spec.shape.nhwc()) {
+            (Layout::Conv, Some([_, kh, kw, _])) => kh * kw,
+            _ => 1,
+        };
+        let size = tensor.count() / spec.shape.first().copied().unwrap_or(1).max(1);
+        let rows = (BLOCK / size.max(1)).max(1);
+        jobs.extend((0..tensor.count()).step_by((rows * size).max(1)).map(|start| (index, start)));
+        targets.push(Target { values: DisjointMut::new(tensor.host_mut::<f32>()?), rows, size, taps });
+    }
+    for_each_block(jobs.len(), 8 * BLOCK, |job| {
+        let (index, start) = jobs[job];
+        let (target, source) = (&targets[index], &sources[index]);
+        let len = (target.rows * target.size).min(source.count() - start);
+        let to = target.values.slice(start, len);
+        if target.taps == 1 {
+            source.read(start, to);
+            return;
+        }
+        let mut row = Scratch::<f32>::take(target.size);
+        for (k, to) in to.chunks_exact_mut(target.size).enumerate() {
+            source.read(start + k * target.size, &mut row);
+            transpose(&row, target.size / target.taps, target.taps, to);
+        }
+    });
+    Ok(())
 }
 
 fn stored_name(file: &TensorFile, name: &str) -> String {
@@ -83,12 +123,6 @@ pub fn param_entries<'a>(specs: &'a [ParamSpec], tensors: &'a [Tensor], prefix: 
     entries.collect()
 }
 
-/// `[o,i,kh,kw]` (whose sizes are `shape`) to `[o,kh,kw,i]`.
-fn to_channels_last(values: &[f32], shape: Shape) -> Vec<f32> {
-    let (i, taps) = (shape[1], shape[2] * shape[3]);
-    transpose_inner(values, i, taps)
-}
-
 /// `[o,kh,kw,i]` to `[o,i,kh,kw]` (whose sizes are `shape`).
 fn to_channels_first(values: &[f32], shape: Shape) -> Vec<f32> {
     let (i, taps) = (shape[1], shape[2] * shape[3]);
@@ -99,11 +133,16 @@ fn to_channels_first(values: &[f32], shape: Shape) -> Vec<f32> {
 fn transpose_inner(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut out = vec![0.0; values.len()];
     for (block, target) in values.chunks_exact(rows * columns).zip(out.chunks_exact_mut(rows * columns)) {
-        for r in 0..rows {
-            for c in 0..columns {
-                target[c * rows + r] = block[r * columns + c];
-            }
-        }
+        transpose(block, rows, columns, target);
     }
     out
+}
+
+/// Transposes `rows`×`columns`.
+fn transpose(values: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
+    for r in 0..rows {
+        for c in 0..columns {
+            to[c * rows + r] = values[r * columns + c];
+        }
+    }
 }
