@@ -131,7 +131,11 @@ fn measure(name: &str, steps: usize, mut step: impl FnMut() -> Result<()>) -> Re
             }
         }
     }
-    println!("{name}: {:.1} ms, {:.0} MiB in tensors", whole * 1e3, peak_bytes(Device::Cpu) as f64 / f64::from(1 << 20));
+    println!(
+        "{name}: {:.1} ms, {:.0} MiB in tensors",
+        whole * 1e3,
+        peak_bytes(Device::Cpu) as f64 / f64::from(1 << 20)
+    );
     print(best, whole);
     Ok(())
 }

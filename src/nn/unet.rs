@@ -94,7 +94,19 @@ impl UNet {
         let norm_out = Norm::new(b, "conv_norm_out", channels[0], norm);
         let conv_out = Conv2d::new(b, "conv_out", channels[0], config.out_channels, 3);
         let specs = std::mem::take(b).finish();
-        Ok(UNet { config: config.clone(), specs, conv_in, time, class, down, mid, up, norm_out, conv_out, recompute: false })
+        Ok(UNet {
+            config: config.clone(),
+            specs,
+            conv_in,
+            time,
+            class,
+            down,
+            mid,
+            up,
+            norm_out,
+            conv_out,
+            recompute: false,
+        })
     }
 
     /// Whether training keeps only each block's input and result, and computes what lies between again for the gradients: less memory, more
@@ -270,9 +282,7 @@ impl Block {
     ) -> Result<Tensor> {
         let (block, p) = (self.clone(), p.clone());
         let inputs = [emb, x.first].into_iter().chain(x.second).cloned().collect();
-        tape::recompute(inputs, move |t| {
-            block.forward(&p, Joined { first: &t[1], second: t.get(2) }, &t[0], mode)
-        })
+        tape::recompute(inputs, move |t| block.forward(&p, Joined { first: &t[1], second: t.get(2) }, &t[0], mode))
     }
 }
 

@@ -68,17 +68,13 @@ fn sum_rows(x: &[f32], parts: usize, c: usize) -> crate::device::Scratch<f64> {
     const BLOCK: usize = 64;
     let rows = x.len() / (parts * c).max(1);
     let blocks = rows.div_ceil(BLOCK);
-    let mut partial = crate::device::Scratch::<f32>::zeroed(parts * blocks * c);
+    let mut partial = crate::device::Scratch::<f32>::take(parts * blocks * c);
     let out = DisjointMut::new(&mut partial);
     for_each_block(parts * blocks, BLOCK * c, |job| {
         let (part, block) = (job / blocks, job % blocks);
-        let sums = out.slice(job * c, c);
-        for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
-            let line = &x[(part * rows + row) * c..][..c];
-            for (s, v) in sums.iter_mut().zip(line) {
-                *s += v;
-            }
-        }
+        let (first, end) = (block * BLOCK, rows.min((block + 1) * BLOCK));
+        let rows = &x[(part * rows + first) * c..][..(end - first) * c];
+        crate::simd::dispatch(crate::simd::RowSums { rows, sums: out.slice(job * c, c) });
     });
     let mut sums = crate::device::Scratch::<f64>::zeroed(parts * c);
     for part in 0..parts {

@@ -12,6 +12,7 @@ mod normals;
 mod pack;
 mod packed;
 mod product;
+mod sums;
 mod winograd;
 
 pub(crate) use kernel::Run;
@@ -20,6 +21,7 @@ pub use math::{exp, sigmoid};
 pub(crate) use normals::{Stream as NormalStream, fill_normals};
 pub(crate) use pack::{Packed, transpose_lines};
 pub(crate) use product::{Gather, accumulate_outer, multiply_rows};
+pub(crate) use sums::RowSums;
 pub(crate) use winograd::{Channels, Epilogue, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points};
 
 use std::sync::OnceLock;

@@ -12,8 +12,7 @@ pub fn case(rows: usize, a: usize, b: usize, seed: u64) -> Case {
         differentiable: vec![true, true],
         run: Box::new(|t| concat_channels(&t[0], &t[1])),
         oracle: Box::new(move |i| {
-            let data =
-                (0..rows).flat_map(|r| [&i[0].data[r * a..][..a], &i[1].data[r * b..][..b]].concat()).collect();
+            let data = (0..rows).flat_map(|r| [&i[0].data[r * a..][..a], &i[1].data[r * b..][..b]].concat()).collect();
             Array { shape: [rows, a + b].into(), data }
         }),
         terms: 1,

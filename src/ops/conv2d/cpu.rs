@@ -73,7 +73,11 @@ fn window_runs(padded: &Padded<'_>, s: &Sizes) -> Vec<Run> {
 
 /// What `make` computes from a weight. Inference asks for it again with the same weight, so it is kept there; a training step, which
 /// records, writes the weight before the next one.
-pub(in crate::ops) fn kept<T: Any + Send + Sync>(weight: &Tensor, key: DerivedKey, make: impl FnOnce() -> T) -> Result<Arc<T>> {
+pub(in crate::ops) fn kept<T: Any + Send + Sync>(
+    weight: &Tensor,
+    key: DerivedKey,
+    make: impl FnOnce() -> T,
+) -> Result<Arc<T>> {
     if tape::is_recording() { Ok(Arc::new(make())) } else { weight.derived(key, make) }
 }
 
