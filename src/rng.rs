@@ -6,7 +6,7 @@
 //! (coefficients of the Cephes library's single-precision functions) in explicit fused multiply-adds, so that every
 //! device makes the same bits.
 
-use crate::simd::{NormalStream as Stream, fill_normals as simd_normals};
+use crate::simd::{NormalStream as Stream, fill_normals as simd_normals, fill_uniforms as simd_uniforms};
 
 /// What a random number is for. Two purposes never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,13 +122,26 @@ impl Address {
 
     /// Fills `out` with uniforms in [0, 1) of 24 bits each: element `i` of the address goes to `out[i]`.
     pub fn fill_uniform(self, out: &mut [f32]) {
-        for (block, chunk) in out.chunks_mut(4).enumerate() {
-            let bits = self.bits(block as u32);
-            for (value, word) in chunk.iter_mut().zip(bits) {
-                *value = (word >> 8) as f32 * (1.0 / (1u32 << 24) as f32);
-            }
+        self.fill_uniform_from(0, out);
+    }
+
+    /// Fills `out` with the uniforms of elements `first..first + out.len()`; `first` must be a multiple of 4.
+    pub fn fill_uniform_from(self, first: usize, out: &mut [f32]) {
+        debug_assert!(first.is_multiple_of(4), "element {first} does not begin a block of four");
+        let [low, high, step, last] = self.words();
+        let stream = Stream { counter: [self.sample, step, last], key: [low, high] };
+        let block = (first / 4) as u32;
+        let done = simd_uniforms(stream, block, out);
+        for (at, chunk) in out[done..].chunks_mut(4).enumerate() {
+            let bits = self.bits(block.wrapping_add((done / 4 + at) as u32));
+            chunk.iter_mut().zip(bits).for_each(|(value, word)| *value = uniform_of(word));
         }
     }
+}
+
+/// The upper 24 bits as a number in [0, 1).
+fn uniform_of(word: u32) -> f32 {
+    (word >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
 }
 
 fn fill_normals(address: Address, first: usize, out: &mut [f32]) {
@@ -367,6 +380,20 @@ mod tests {
             fill_normals_body(address, first, &mut plain);
             let differs = (0..len).find(|&i| fast[i].to_bits() != plain[i].to_bits());
             assert_eq!(differs, None, "seed {seed}, element {first} and on");
+        }
+    }
+
+    #[test]
+    fn vector_levels_make_the_same_uniforms_as_plain_code() {
+        let far = 4 * (u32::MAX as usize - 20);
+        for (seed, first, len) in [(11, 0, 1000), (u64::MAX - 5, far, 203), (3, 8, 63), (4, 0, 64), (5, 0, 1)] {
+            let address = Address::new(seed, Purpose::Dropout).sample(2).step(70_000).sub_index(9);
+            let mut values = vec![0.0_f32; len];
+            address.fill_uniform_from(first, &mut values);
+            for (i, value) in values.iter().enumerate() {
+                let want = uniform_of(address.bits((first / 4 + i / 4) as u32)[i % 4]);
+                assert_eq!(value.to_bits(), want.to_bits(), "seed {seed}, element {first} and {i}");
+            }
         }
     }
 

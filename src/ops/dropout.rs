@@ -57,10 +57,14 @@ impl Node for Dropout {
 }
 
 mod cpu {
-    use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+    use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
     use crate::rng::Address;
     use crate::tensor::{Dtype, Tensor};
+    use crate::vectorise;
+
+    /// Values whose masks are drawn at once: they stay in the first-level cache.
+    const BLOCK: usize = 2048;
 
     pub(super) fn mask(x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
         let n = x.shape().first().copied().unwrap_or(1);
@@ -68,16 +72,28 @@ mod cpu {
         let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
         let x = x.host::<f32>()?;
         let out = DisjointMut::new(y.host_mut::<f32>()?);
-        let gain = 1.0 / (1.0 - p);
-        for_each_block(n, 30 * row, |image| {
-            let mut uniform = Scratch::<f32>::take(row);
-            address.sample(image).fill_uniform(&mut uniform);
-            let source = &x[image * row..][..row];
-            for ((y, x), u) in out.slice(image * row, row).iter_mut().zip(source).zip(&uniform[..]) {
-                *y = if *u < p { 0.0 } else { gain * x };
-            }
+        let blocks = row.div_ceil(BLOCK);
+        for_each_block(n * blocks, 8 * BLOCK.min(row), |job| {
+            let (image, start) = (job / blocks, job % blocks * BLOCK);
+            let len = BLOCK.min(row - start);
+            let mut uniform = [0.0; BLOCK];
+            let uniform = &mut uniform[..len];
+            address.sample(image).fill_uniform_from(start, uniform);
+            let at = image * row + start;
+            select(&x[at..at + len], uniform, p, out.slice(at, len));
         });
         Ok(y)
+    }
+
+    fn select(x: &[f32], uniform: &[f32], p: f32, y: &mut [f32]) {
+        #[inline(always)]
+        fn body(x: &[f32], uniform: &[f32], p: f32, y: &mut [f32]) {
+            let gain = 1.0 / (1.0 - p);
+            for ((y, x), u) in y.iter_mut().zip(x).zip(uniform) {
+                *y = if *u < p { 0.0 } else { gain * x };
+            }
+        }
+        vectorise!(body(x: &[f32], uniform: &[f32], p: f32, y: &mut [f32]))
     }
 }
 
@@ -112,10 +128,10 @@ pub(super) mod cases {
     use crate::rng::{Address, Purpose};
     use crate::testing::{Array, Case};
 
-    /// Rows: one small, one odd, one aligned, one of more than a thread block; more images than a grid
+    /// Rows: one small, one odd, one aligned, one of more than a thread block, one of several blocks of the CPU; more images than a grid
     /// has in y.
     pub(crate) fn table() -> Vec<Case> {
-        [(1, 4, 0.5), (3, 37, 0.1), (2, 64, 0.3), (2, 1030, 0.9), (1, 1, 0.5), (65_540, 1, 0.5)]
+        [(1, 4, 0.5), (3, 37, 0.1), (2, 64, 0.3), (2, 1030, 0.9), (2, 5003, 0.2), (1, 1, 0.5), (65_540, 1, 0.5)]
             .into_iter()
             .map(|(n, row, p)| {
                 let address = Address::new(4, Purpose::Dropout).step(7).sub_index(2);

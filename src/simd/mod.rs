@@ -18,7 +18,7 @@ mod winograd;
 pub(crate) use kernel::Run;
 pub(crate) use lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};
-pub(crate) use normals::{Stream as NormalStream, fill_normals};
+pub(crate) use normals::{Stream as NormalStream, fill_normals, fill_uniforms};
 pub(crate) use pack::{Packed, transpose_lines};
 pub(crate) use product::{Gather, accumulate_outer, multiply_rows};
 pub(crate) use sums::RowSums;

@@ -1,4 +1,4 @@
-//! Standard normals of consecutive Philox blocks with AVX-512: the same operations on the same numbers in the same
+//! Standard normals and uniforms of consecutive Philox blocks with AVX-512: the same operations on the same numbers in the same
 //! order as the plain code of [`crate::rng`], so the same bits.
 //!
 //! A counter's word lies in the low half of a 64-bit lane, where the 32×32→64-bit multiplication reads it: the low half of a
@@ -31,6 +31,19 @@ pub(crate) fn fill_normals(stream: Stream, first: u32, out: &mut [f32]) -> usize
     0
 }
 
+/// As [`fill_normals`], with uniforms in [0, 1) of 24 bits.
+pub(crate) fn fill_uniforms(stream: Stream, first: u32, out: &mut [f32]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if super::level() == super::Level::Avx512 {
+        let whole = out.len() - out.len() % CHUNK;
+        // SAFETY: the level is in use only on a processor that has it.
+        unsafe { avx512::fill_uniforms(stream, first, &mut out[..whole]) };
+        return whole;
+    }
+    let _ = (stream, first, out);
+    0
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use super::{CHUNK, Stream};
@@ -54,6 +67,45 @@ mod avx512 {
             }
             block = block.wrapping_add(CHUNK as u32 / 4);
         }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    pub(super) fn fill_uniforms(stream: Stream, first: u32, out: &mut [f32]) {
+        let mut block = first;
+        for chunk in out.chunks_exact_mut(CHUNK) {
+            let [a, b] = philox(stream, block);
+            // SAFETY: a chunk has room for four vectors.
+            unsafe {
+                uniforms(a, chunk.as_mut_ptr());
+                uniforms(b, chunk.as_mut_ptr().add(CHUNK / 2));
+            }
+            block = block.wrapping_add(CHUNK as u32 / 4);
+        }
+    }
+
+    /// The words of eight blocks to 32 uniforms in the order of blocks and words.
+    ///
+    /// # Safety
+    /// `out` has room for 32 values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn uniforms(words: [__m512i; 4], out: *mut f32) {
+        const ODD: u16 = 0xAAAA;
+        let even = uniform(join(words[0], words[2], ODD));
+        let odd = uniform(join(words[1], words[3], ODD));
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm512_storeu_ps(out, _mm512_unpacklo_ps(even, odd));
+            _mm512_storeu_ps(out.add(16), _mm512_unpackhi_ps(even, odd));
+        }
+    }
+
+    /// The upper 24 bits of each word as a number in [0, 1).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    fn uniform(words: __m512i) -> __m512 {
+        let scale = _mm512_set1_ps(1.0 / (1u32 << 24) as f32);
+        _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32::<8>(words)), scale)
     }
 
     /// The ten rounds of blocks `first..first + 8` and `first + 8..first + 16`; the low halves of the lanes hold the words. The two
