@@ -1,7 +1,8 @@
 //! Whole training steps (draw, forward, backward, clip, update) and inference of U-Nets: time, images a second, GFLOP/s
 //! and the most memory held in tensors.
 //!
-//! `cargo bench --bench unet [-- --quick]`; `-- --profile [--shapes] [--only=TEXT] [--steps=N]` prints each op's share instead. Operations are those of convolutions, linear layers and attention, counted
+//! `cargo bench --bench unet [-- --quick]`; `-- --profile [--cpu] [--shapes] [--recompute] [--only=TEXT] [--steps=N]`
+//! prints each op's share instead. Operations are those of convolutions, linear layers and attention, counted
 //! from the network's parameters; the time is that of everything.
 
 #[allow(dead_code, reason = "every bench uses a part of it")]

@@ -94,7 +94,8 @@ fn infer(preset: &str, batch: usize, data: &Dataset, steps: usize) -> Result<()>
 }
 
 fn train(preset: &str, batch: usize, data: &Dataset, steps: usize) -> Result<()> {
-    let config = TrainConfig { batch, ..TrainConfig::preset(preset)? };
+    let recompute = std::env::args().any(|a| a == "--recompute");
+    let config = TrainConfig { batch, recompute, ..TrainConfig::preset(preset)? };
     let mut trainer = Trainer::new(&config, data, Device::Cpu)?;
     reset_peak(Device::Cpu);
     measure(&format!("{preset} training step, batch {batch}"), steps, || trainer.train_step().map(|_| ()))
