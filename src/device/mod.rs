@@ -8,7 +8,7 @@ mod pool;
 
 pub use cpu::{DisjointMut, PARTS, for_each_block, for_each_block_with, for_each_part};
 pub use cuda::CudaBuffer;
-pub use pool::{DerivedKey, HostBuffer, PoolStats, Scratch, pool_stats, reset_pool_peak};
+pub use pool::{DerivedKey, HostBuffer, Origin, PoolStats, Scratch, pool_stats, reset_pool_peak};
 
 use crate::error::{Error, Result};
 

@@ -8,11 +8,12 @@
 //! New memory is cut from regions of 32 MiB for which the system is asked to use pages of 2 MiB: with pages of 4 KiB the
 //! processor spends a tenth of a matrix product, and more of a pass over memory, on finding them.
 
+use super::cpu::{DisjointMut, for_each_block};
 use std::alloc::{Layout, handle_alloc_error};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const ALIGN: usize = 64;
 
@@ -111,13 +112,37 @@ fn layout(class: usize) -> Layout {
     Layout::from_size_align(class, ALIGN).unwrap_or(Layout::new::<u8>())
 }
 
-/// Host memory that goes back to the pool when dropped.
+/// Host memory that goes back to the pool when dropped. Made [`HostBuffer::from_origin`], it takes memory only when its bytes are wanted.
 #[derive(Debug)]
 pub struct HostBuffer {
-    ptr: NonNull<u8>,
+    memory: OnceLock<Memory>,
     bytes: usize,
-    class: usize,
+    origin: Option<Origin>,
     derived: Mutex<Option<Derived>>,
+}
+
+/// A piece of the pool.
+#[derive(Debug)]
+struct Memory {
+    ptr: NonNull<u8>,
+    class: usize,
+}
+
+/// Reads the bytes from number `.0` on into `.1`. Called from several threads; must not go parallel itself.
+type Read = dyn Fn(usize, &mut [u8]) + Send + Sync;
+
+/// Where a buffer's bytes can be read: a file, say.
+pub struct Origin {
+    /// Reads begin at multiples of so many bytes, a multiple of 64.
+    pub piece: usize,
+    /// How.
+    pub read: Box<Read>,
+}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Origin in pieces of {}", self.piece)
+    }
 }
 
 /// Says what was derived from a buffer: a name and sizes.
@@ -130,14 +155,13 @@ struct Derived {
     value: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: the buffer owns its memory exclusively, like Vec<u8>.
-unsafe impl Send for HostBuffer {}
+// SAFETY: it is owned exclusively, like Vec<u8>.
+unsafe impl Send for Memory {}
 // SAFETY: shared access only reads.
-unsafe impl Sync for HostBuffer {}
+unsafe impl Sync for Memory {}
 
-impl HostBuffer {
-    /// Takes `bytes` bytes; the content is unspecified (all bits set where debug assertions are on).
-    pub fn take(bytes: usize) -> HostBuffer {
+impl Memory {
+    fn take(bytes: usize) -> Memory {
         let class = size_class(bytes);
         let mut guard = pool();
         let pool = &mut *guard;
@@ -154,47 +178,104 @@ impl HostBuffer {
         pool.stats.peak = pool.stats.peak.max(pool.stats.live);
         drop(guard);
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout(class)) };
-        let mut buffer = HostBuffer { ptr, bytes, class, derived: Mutex::new(None) };
+        Memory { ptr, class }
+    }
+
+    fn bytes(&self, len: usize) -> &[u8] {
+        assert!(len <= self.class);
+        // SAFETY: `ptr` owns `class` initialised bytes.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), len) }
+    }
+
+    fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        assert!(len <= self.class);
+        // SAFETY: as above, and `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), len) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let mut pool = pool();
+        pool.stats.live -= self.class;
+        pool.free.entry(self.class).or_default().push(self.ptr.as_ptr() as usize);
+    }
+}
+
+impl HostBuffer {
+    /// Takes `bytes` bytes; the content is unspecified (all bits set where debug assertions are on).
+    pub fn take(bytes: usize) -> HostBuffer {
+        let mut memory = Memory::take(bytes);
         if cfg!(debug_assertions) {
-            buffer.as_mut_slice().fill(0xFF);
+            memory.bytes_mut(bytes).fill(0xFF);
         }
-        buffer
+        HostBuffer { memory: OnceLock::from(memory), bytes, origin: None, derived: Mutex::new(None) }
+    }
+
+    /// `bytes` bytes that are read from `origin` when they are first wanted. What is [derived](HostBuffer::derived) before that is made
+    /// from a copy that is dropped again.
+    pub fn from_origin(bytes: usize, origin: Origin) -> HostBuffer {
+        HostBuffer { memory: OnceLock::new(), bytes, origin: Some(origin), derived: Mutex::new(None) }
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `ptr` owns `class >= bytes` initialised bytes.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.bytes) }
+        // Read by this thread alone: while others wait for it, it must not wait for them.
+        let memory = self.memory.get_or_init(|| {
+            let mut memory = Memory::take(self.bytes);
+            if let Some(origin) = &self.origin {
+                (origin.read)(0, memory.bytes_mut(self.bytes));
+            }
+            memory
+        });
+        memory.bytes(self.bytes)
     }
 
     /// What `make` computes from these bytes, kept until they are borrowed for writing or the buffer is dropped. One value is kept, that of
     /// the last key. `make` may run in two threads at a time; both results are the same.
-    pub fn derived<T: Any + Send + Sync>(&self, key: DerivedKey, make: impl FnOnce() -> T) -> Arc<T> {
+    pub fn derived<T: Any + Send + Sync>(&self, key: DerivedKey, make: impl FnOnce(&[u8]) -> T) -> Arc<T> {
         let slot = || self.derived.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = slot().as_ref().filter(|kept| kept.key == key).map(|kept| kept.value.clone());
         if let Some(value) = kept.and_then(|value| value.downcast::<T>().ok()) {
             return value;
         }
         // Not under the lock: `make` runs in parallel, and a thread that waits for others may take up work that comes here.
-        let value = Arc::new(make());
+        let value = Arc::new(match &self.origin {
+            Some(origin) if self.memory.get().is_none() => make(&self.copy(origin)),
+            _ => make(self.as_slice()),
+        });
         *slot() = Some(Derived { key, value: value.clone() });
         value
+    }
+
+    fn copy(&self, origin: &Origin) -> Scratch<u8> {
+        let mut copy = Scratch::<u8>::take(self.bytes);
+        let piece = origin.piece.max(ALIGN);
+        let to = DisjointMut::new(&mut copy);
+        for_each_block(self.bytes.div_ceil(piece), piece, |block| {
+            let at = block * piece;
+            (origin.read)(at, to.slice(at, piece.min(self.bytes - at)));
+        });
+        copy
     }
 
     /// The bytes, writable.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // What was derived from the old bytes must not meet the new ones. Writing needs this exclusive borrow, so nothing can come between.
         *self.derived.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
-        // SAFETY: as above, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
-    }
-}
-
-impl Drop for HostBuffer {
-    fn drop(&mut self) {
-        let mut pool = pool();
-        pool.stats.live -= self.class;
-        pool.free.entry(self.class).or_default().push(self.ptr.as_ptr() as usize);
+        self.as_slice();
+        self.origin = None;
+        self.memory.get_mut().map_or(&mut [], |memory| memory.bytes_mut(self.bytes))
     }
 }
 
@@ -253,14 +334,31 @@ mod tests {
         let mut buffer = HostBuffer::take(8);
         buffer.as_mut_slice().fill(1);
         let sum = |buffer: &HostBuffer, name| {
-            *buffer.derived((name, [0; 2]), || buffer.as_slice().iter().map(|b| u32::from(*b)).sum::<u32>())
+            *buffer.derived((name, [0; 2]), |bytes| bytes.iter().map(|b| u32::from(*b)).sum::<u32>())
         };
         assert_eq!(sum(&buffer, "sum"), 8);
-        assert_eq!(*buffer.derived(("sum", [0; 2]), || 0_u32), 8, "it was computed again");
-        assert_eq!(*buffer.derived(("sum", [1, 0]), || 5_u32), 5, "another key met the old value");
+        assert_eq!(*buffer.derived(("sum", [0; 2]), |_| 0_u32), 8, "it was computed again");
+        assert_eq!(*buffer.derived(("sum", [1, 0]), |_| 5_u32), 5, "another key met the old value");
         assert_eq!(sum(&buffer, "sum"), 8);
         buffer.as_mut_slice()[0] = 3;
         assert_eq!(sum(&buffer, "sum"), 10, "an old value met new bytes");
+    }
+
+    #[test]
+    fn bytes_from_an_origin_are_read_when_they_are_wanted() {
+        let origin = || Origin {
+            piece: 128,
+            read: Box::new(|at, to| to.iter_mut().enumerate().for_each(|(i, b)| *b = ((at + i) % 251) as u8)),
+        };
+        let want: Vec<u8> = (0..100_000).map(|i: usize| (i % 251) as u8).collect();
+        let buffer = HostBuffer::from_origin(want.len(), origin());
+        assert!(*buffer.derived(("copy", [0; 2]), <[u8]>::to_vec) == want);
+        assert!(buffer.memory.get().is_none(), "what was derived left the bytes behind");
+        assert!(buffer.as_slice() == want);
+        let mut written = HostBuffer::from_origin(want.len(), origin());
+        written.as_mut_slice()[7] = 99;
+        assert!(written.as_slice()[7] == 99 && written.as_slice()[8..] == want[8..]);
+        assert_eq!(*written.derived(("seventh", [0; 2]), |bytes| bytes[7]), 99);
     }
 
     #[test]

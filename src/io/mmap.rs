@@ -1,4 +1,4 @@
-//! Read-only bytes that are owned, built in, or mapped from a file. The one `unsafe` of `io`.
+//! Read-only bytes that are owned, built in, or mapped from a file. The `unsafe` of `io`.
 
 use std::fs::File;
 use std::io::Read;
@@ -44,6 +44,22 @@ impl Bytes {
         Ok(Bytes::Owned(bytes))
     }
 
+    /// Says that a part was read and may leave this process's memory; touched again, it comes back from the file.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            // Whole pages inside the range: its neighbours may still be wanted.
+            const PAGE: usize = 64 << 10;
+            let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+            if start < end {
+                // SAFETY: the map is of a file and read-only, so dropping its pages changes no byte that is read later. It is a wish.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// All the bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
@@ -68,6 +84,8 @@ mod tests {
             let bytes = Bytes::open(&path).unwrap();
             assert_eq!(matches!(bytes, Bytes::Mapped(_)), mapped, "{len} bytes");
             assert!(bytes.as_slice() == want, "{len} bytes differ");
+            bytes.release(5..len);
+            assert!(bytes.as_slice() == want, "{len} bytes differ once released");
         }
     }
 

@@ -8,6 +8,7 @@ use safetensors::{Dtype, serialize_to_file};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open safetensors file.
 #[derive(Debug)]
@@ -95,6 +96,16 @@ impl TensorFile {
         }
     }
 
+    /// As [`TensorFile::floats`], with a share in the file.
+    ///
+    /// # Errors
+    /// As [`TensorFile::f32s`].
+    pub fn stored(self: &Arc<TensorFile>, name: &str) -> Result<StoredFloats> {
+        let floats = self.floats(name)?;
+        let start = floats.data.as_ptr() as usize - self.bytes.as_slice().as_ptr() as usize;
+        Ok(StoredFloats { dtype: floats.dtype, range: start..start + floats.data.len(), file: self.clone() })
+    }
+
     /// A tensor as f64, from any float type.
     ///
     /// # Errors
@@ -148,6 +159,27 @@ impl TensorFile {
 
     fn wrong_type(&self, name: &str, wants: &str, got: Dtype) -> Error {
         Error::Model(format!("{}: \"{name}\" holds {got:?}, expected {wants}", self.path.display()))
+    }
+}
+
+/// Values of a float type in a file that stays open for them.
+#[derive(Clone, Debug)]
+pub struct StoredFloats {
+    file: Arc<TensorFile>,
+    dtype: Dtype,
+    range: std::ops::Range<usize>,
+}
+
+impl StoredFloats {
+    /// The values.
+    pub fn get(&self) -> Floats<'_> {
+        Floats { dtype: self.dtype, data: &self.file.bytes.as_slice()[self.range.clone()] }
+    }
+
+    /// Says that the values from number `start` on were read: see [`Bytes::release`].
+    pub fn release(&self, start: usize, count: usize) {
+        let (width, first) = (self.get().width(), self.range.start);
+        self.file.bytes.release(first + start * width..first + (start + count) * width);
     }
 }
 

@@ -1,10 +1,11 @@
 //! A network's parameters in safetensors files, under diffusers' names and PyTorch's order of axes.
 
-use super::tensors::{Entry, Floats, TensorFile};
-use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+use super::tensors::{Entry, StoredFloats, TensorFile};
+use crate::device::{Device, DisjointMut, Origin, Scratch, for_each_block};
 use crate::error::{Error, Result};
 use crate::nn::{Layout, ParamSpec, Params};
 use crate::tensor::{Dtype, Shape, Tensor};
+use std::sync::Arc;
 
 /// Names that older diffusers files use for an attention block's layers.
 const OLD_NAMES: [(&str, &str); 4] =
@@ -14,10 +15,24 @@ const OLD_NAMES: [(&str, &str); 4] =
 ///
 /// # Errors
 /// [`Error::Model`] that lists missing and unexpected tensors, or names a tensor with both shapes.
-pub fn read_params(file: &TensorFile, specs: &[ParamSpec], prefix: &str, trainable: bool) -> Result<Params> {
+pub fn read_params(file: &Arc<TensorFile>, specs: &[ParamSpec], prefix: &str, trainable: bool) -> Result<Params> {
+    Params::new(specs, read_all(specs, &sources(file, specs, prefix)?)?, trainable)
+}
+
+/// As [`read_params`] for inference: parameters stay in the file until they are wanted, and of those that ops keep in a form of their own
+/// no other copy remains.
+///
+/// # Errors
+/// As [`read_params`].
+pub fn open_params(file: &Arc<TensorFile>, specs: &[ParamSpec], prefix: &str) -> Result<Params> {
+    let sources = sources(file, specs, prefix)?.into_iter().zip(specs);
+    Params::new(specs, sources.map(|(source, spec)| source.into_tensor(spec.shape)).collect(), false)
+}
+
+fn sources(file: &Arc<TensorFile>, specs: &[ParamSpec], prefix: &str) -> Result<Vec<Source>> {
     let stored: Vec<String> = specs.iter().map(|s| stored_name(file, &format!("{prefix}{}", s.name))).collect();
     check_names(file, &stored, prefix)?;
-    let (mut tensors, mut sources) = (Vec::with_capacity(specs.len()), Vec::with_capacity(specs.len()));
+    let mut sources = Vec::with_capacity(specs.len());
     for (spec, name) in specs.iter().zip(&stored) {
         let (got, want) = (file.shape(name)?, spec.file_shape());
         // Old attention files keep linear weights as 1×1 convolutions.
@@ -26,50 +41,72 @@ pub fn read_params(file: &TensorFile, specs: &[ParamSpec], prefix: &str, trainab
             let path = file.path().display();
             return Err(Error::Model(format!("{path}: tensor \"{name}\" has shape {got:?}, the network wants {want}")));
         }
-        tensors.push(Tensor::empty(spec.shape, Dtype::F32, Device::Cpu)?);
-        sources.push(file.floats(name)?);
+        sources.push(Source::new(spec, file.stored(name)?));
     }
-    read_all(specs, &sources, &mut tensors)?;
-    Params::new(specs, tensors, trainable)
+    Ok(sources)
 }
 
-/// Fills the tensors, each from where it lies in the file to where it stays: a block of channels is transposed while it is in the cache.
-fn read_all(specs: &[ParamSpec], sources: &[Floats<'_>], tensors: &mut [Tensor]) -> Result<()> {
-    const BLOCK: usize = 64 * 1024;
-    /// Blocks of a tensor, each of `rows` of its first axis, of `size` values each.
-    struct Target<'a> {
-        values: DisjointMut<'a, f32>,
-        rows: usize,
-        size: usize,
-        taps: usize,
-    }
-    let (mut targets, mut jobs) = (Vec::with_capacity(specs.len()), Vec::new());
-    for (index, (spec, tensor)) in specs.iter().zip(tensors).enumerate() {
+/// A parameter in a file, and how its axes turn on the way.
+struct Source {
+    values: StoredFloats,
+    /// Values of one index of the first axis.
+    row: usize,
+    taps: usize,
+    /// Rows that are read together: so few that they stay in the cache while they are turned.
+    rows: usize,
+}
+
+impl Source {
+    fn new(spec: &ParamSpec, values: StoredFloats) -> Source {
+        const VALUES: usize = 64 * 1024;
         let taps = match (spec.layout, spec.shape.nhwc()) {
             (Layout::Conv, Some([_, kh, kw, _])) => kh * kw,
             _ => 1,
         };
-        let size = tensor.count() / spec.shape.first().copied().unwrap_or(1).max(1);
-        let rows = (BLOCK / size.max(1)).max(1);
-        jobs.extend((0..tensor.count()).step_by((rows * size).max(1)).map(|start| (index, start)));
-        targets.push(Target { values: DisjointMut::new(tensor.host_mut::<f32>()?), rows, size, taps });
+        let row = (values.get().count() / spec.shape.first().copied().unwrap_or(1).max(1)).max(1);
+        Source { values, row, taps, rows: (VALUES / row).max(1).next_multiple_of(16) }
     }
-    for_each_block(jobs.len(), 8 * BLOCK, |job| {
-        let (index, start) = jobs[job];
-        let (target, source) = (&targets[index], &sources[index]);
-        let len = (target.rows * target.size).min(source.count() - start);
-        let to = target.values.slice(start, len);
-        if target.taps == 1 {
+
+    /// Reads whole rows, the first of which begins at value `start`.
+    fn read(&self, start: usize, to: &mut [f32]) {
+        let source = self.values.get();
+        if self.taps == 1 {
             source.read(start, to);
             return;
         }
-        let mut row = Scratch::<f32>::take(target.size);
-        for (k, to) in to.chunks_exact_mut(target.size).enumerate() {
-            source.read(start + k * target.size, &mut row);
-            transpose(&row, target.size / target.taps, target.taps, to);
+        let mut row = Scratch::<f32>::take(self.row);
+        for (k, to) in to.chunks_exact_mut(self.row).enumerate() {
+            source.read(start + k * self.row, &mut row);
+            transpose(&row, self.row / self.taps, self.taps, to);
         }
+    }
+
+    fn into_tensor(self, shape: Shape) -> Tensor {
+        // Sixteen rows or a multiple are a multiple of 64 bytes.
+        let piece = 4 * self.rows * self.row;
+        let read = Box::new(move |at: usize, to: &mut [u8]| {
+            self.read(at / 4, bytemuck::cast_slice_mut(to));
+            self.values.release(at / 4, to.len() / 4);
+        });
+        Tensor::from_origin(shape, Origin { piece, read })
+    }
+}
+
+/// Reads all, in parallel.
+fn read_all(specs: &[ParamSpec], sources: &[Source]) -> Result<Vec<Tensor>> {
+    let empty = |spec: &ParamSpec| Tensor::empty(spec.shape, Dtype::F32, Device::Cpu);
+    let mut tensors = specs.iter().map(empty).collect::<Result<Vec<Tensor>>>()?;
+    let (mut targets, mut jobs) = (Vec::with_capacity(specs.len()), Vec::new());
+    for (index, (source, tensor)) in sources.iter().zip(&mut tensors).enumerate() {
+        let (count, len) = (tensor.count(), source.rows * source.row);
+        jobs.extend((0..count).step_by(len).map(|start| (index, start, len.min(count - start))));
+        targets.push(DisjointMut::new(tensor.host_mut::<f32>()?));
+    }
+    for_each_block(jobs.len(), 1 << 19, |job| {
+        let (index, start, len) = jobs[job];
+        sources[index].read(start, targets[index].slice(start, len));
     });
-    Ok(())
+    Ok(tensors)
 }
 
 fn stored_name(file: &TensorFile, name: &str) -> String {

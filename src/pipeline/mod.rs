@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::folder::{ModelFolder, TweedieJson};
 use crate::io::tensors::TensorFile;
-use crate::io::weights::read_params;
+use crate::io::weights::open_params;
 use crate::nn::{ClassEmbed, ClassInput, MAX_SIDE, Mode, Params, UNet};
 use crate::process::SchedulerConfig;
 use crate::tensor::Tensor;
@@ -71,7 +71,7 @@ impl Pipeline {
                 "model \"{root}\": {path} is missing; the model has no weights (only safetensors files are read)"
             )));
         }
-        let params = read_params(&TensorFile::open(path)?, unet.specs(), prefix, false)?;
+        let params = open_params(&TensorFile::open(path)?.into(), unet.specs(), prefix)?;
         let [h, w] = match (&own, config.sample_size) {
             (Some(own), _) => [own.image_shape[0], own.image_shape[1]],
             (None, Some(size)) => size,

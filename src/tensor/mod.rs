@@ -5,7 +5,7 @@ mod shape;
 pub use shape::Shape;
 
 use crate::device::cuda::{self, CudaBuffer};
-use crate::device::{DerivedKey, Device, HostBuffer, Storage};
+use crate::device::{DerivedKey, Device, HostBuffer, Origin, Storage};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,6 +149,13 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// f32 values that are read from `origin` when they are first wanted.
+    pub(crate) fn from_origin(shape: impl Into<Shape>, origin: Origin) -> Tensor {
+        let shape = shape.into();
+        let storage = Arc::new(Storage::Cpu(HostBuffer::from_origin(4 * shape.count(), origin)));
+        Tensor { id: TensorId::next(), shape, dtype: Dtype::F32, requires_grad: false, storage }
+    }
+
     /// Identity on the tape.
     pub fn id(&self) -> TensorId {
         self.id
@@ -206,10 +213,11 @@ impl Tensor {
     pub(crate) fn derived<T: std::any::Any + Send + Sync>(
         &self,
         key: DerivedKey,
-        make: impl FnOnce() -> T,
+        make: impl FnOnce(&[f32]) -> T,
     ) -> Result<Arc<T>> {
+        self.check_dtype(Dtype::F32)?;
         match &*self.storage {
-            Storage::Cpu(buffer) => Ok(buffer.derived(key, make)),
+            Storage::Cpu(buffer) => Ok(buffer.derived(key, |bytes| make(bytemuck::cast_slice(bytes)))),
             Storage::Cuda(_) => Err(self.not_on_host()),
         }
     }

@@ -129,7 +129,7 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
             "--resume: {root} has no checkpoint ({path} is missing); train without --resume"
         )));
     }
-    let file = TensorFile::open(&path)?;
+    let file = std::sync::Arc::new(TensorFile::open(&path)?);
     let header = read_header(&file)?;
     t.config.check_resumable(&header.config)?;
     // Before the network, whose channels and classes come from the data.

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use tweedie::denoiser::{NetworkDenoiser, Threshold};
 use tweedie::device::Device;
 use tweedie::io::{TensorFile, weights};
@@ -45,7 +46,7 @@ pub(crate) fn assert_unets_match(device: Device) {
     for name in ["unet_a", "unet_b", "unet_c"] {
         let folder = fixtures().join(name);
         let unet = UNet::new(&UNetConfig::from_json(&json(folder.join("config.json"))).unwrap()).unwrap();
-        let file = TensorFile::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
+        let file = Arc::new(TensorFile::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap());
         let params = weights::read_params(&file, unet.specs(), "", true).unwrap().to_device(device).unwrap();
         let parity = TensorFile::open(folder.join("parity.safetensors")).unwrap();
         let on_device = |name: &str| parity.tensor(name).unwrap().to_device(device).unwrap();
@@ -87,8 +88,8 @@ pub(crate) fn assert_ddim_matches(device: Device, tolerance: f64) {
     for name in ["unet_a", "unet_b"] {
         let folder = fixtures().join(name);
         let unet = UNet::new(&UNetConfig::from_json(&json(folder.join("config.json"))).unwrap()).unwrap();
-        let file = TensorFile::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
-        let params = weights::read_params(&file, unet.specs(), "", false).unwrap().to_device(device).unwrap();
+        let file = Arc::new(TensorFile::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap());
+        let params = weights::open_params(&file, unet.specs(), "").unwrap().to_device(device).unwrap();
         let parity = TensorFile::open(folder.join("parity.safetensors")).unwrap();
         let config = SchedulerConfig::from_json(&json(folder.join("scheduler_config.json"))).unwrap();
         let labels: Option<Vec<u32>> = parity.i64s("class_labels").ok().map(|l| l.iter().map(|v| *v as u32).collect());

@@ -103,9 +103,9 @@ fn rows(data: &[f32], c: usize) -> Gather<'_, impl Fn(usize) -> usize + Sync + S
 }
 
 fn forward(x: [&Tensor; 2], weight: &Tensor, bias: Option<&Tensor>, [c_in, c_out]: [usize; 2]) -> Result<Tensor> {
-    let w = weight.host::<f32>()?;
     let a = x[0].shape().last_size();
-    let pack = || [(0, a), (a, c_in - a)].map(|(at, c)| Packed::from_columns(c, c_out, |j| &w[j * c_in + at..][..c]));
+    let pack =
+        |w: &[f32]| [(0, a), (a, c_in - a)].map(|(at, c)| Packed::from_columns(c, c_out, |j| &w[j * c_in + at..][..c]));
     let packed = kept(weight, ("project", [c_in, a]), pack)?;
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
     let mut y = Tensor::empty(x[0].shape().with_last(c_out), Dtype::F32, Device::Cpu)?;

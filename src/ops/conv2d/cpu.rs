@@ -71,14 +71,14 @@ fn window_runs(padded: &Padded<'_>, s: &Sizes) -> Vec<Run> {
     (0..s.kh).map(|kh| Run { offset: kh * padded.w * s.c_in, len: s.kw * s.c_in }).collect()
 }
 
-/// What `make` computes from a weight. Inference asks for it again with the same weight, so it is kept there; a training step, which
-/// records, writes the weight before the next one.
+/// What `make` computes from a weight's values. Inference asks for it again with the same weight, so it is kept there; a training step,
+/// which records, writes the weight before the next one.
 pub(in crate::ops) fn kept<T: Any + Send + Sync>(
     weight: &Tensor,
     key: DerivedKey,
-    make: impl FnOnce() -> T,
+    make: impl FnOnce(&[f32]) -> T,
 ) -> Result<Arc<T>> {
-    if tape::is_recording() { Ok(Arc::new(make())) } else { weight.derived(key, make) }
+    if tape::is_recording() { Ok(Arc::new(make(weight.host()?))) } else { weight.derived(key, make) }
 }
 
 pub(super) fn forward(
@@ -93,8 +93,8 @@ pub(super) fn forward(
     }
     let padded = pad_input(x.host()?, &s);
     let runs = window_runs(&padded, &s);
-    let (w, k) = (weight.host::<f32>()?, s.kh * s.kw * s.c_in);
-    let pack = || Packed::from_columns(k, s.c_out, |j| &w[j * k..(j + 1) * k]);
+    let k = s.kh * s.kw * s.c_in;
+    let pack = |w: &[f32]| Packed::from_columns(k, s.c_out, |j| &w[j * k..(j + 1) * k]);
     let packed = kept(weight, ("conv2d direct", [k, s.c_out]), pack)?;
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
     let per_image = extras.per_image.map(Tensor::host::<f32>).transpose()?;

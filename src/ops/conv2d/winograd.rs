@@ -259,9 +259,8 @@ pub(super) fn forward(
     s: Sizes,
 ) -> Result<Tensor> {
     let plan = Plan::forward(scheme, &s);
-    let w = weight.host::<f32>()?;
-    let weights =
-        kept(weight, (scheme.name(), [s.c_in, s.c_out]), || Weights::new(scheme, w, [s.c_in, s.c_out], true))?;
+    let sizes = [s.c_in, s.c_out];
+    let weights = kept(weight, (scheme.name(), sizes), |w| Weights::new(scheme, w, sizes, true))?;
     let added = Added {
         bias: bias.map(Tensor::host::<f32>).transpose()?,
         per_image: extras.per_image.map(Tensor::host::<f32>).transpose()?,
