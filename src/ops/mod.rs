@@ -38,8 +38,11 @@ pub use resample::{mean_pool2, upsample_nearest};
 pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
 pub use weighted_mse::weighted_mse;
 
+use crate::device::DerivedKey;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
+use std::any::Any;
+use std::sync::Arc;
 
 /// Checks that all tensors of an op live on one device.
 fn same_device(op: &str, tensors: &[&Tensor]) -> Result<crate::device::Device> {
@@ -86,6 +89,12 @@ fn sum_rows(x: &[f32], parts: usize, c: usize) -> crate::device::Scratch<f64> {
         }
     }
     sums
+}
+
+/// What `make` computes from a weight's values. Inference asks for it again with the same weight, so it is kept there; a training step, which
+/// records, writes the weight before the next one.
+fn kept<T: Any + Send + Sync>(weight: &Tensor, key: DerivedKey, make: impl FnOnce(&[f32]) -> T) -> Result<Arc<T>> {
+    if crate::tape::is_recording() { Ok(Arc::new(make(weight.host()?))) } else { weight.derived(key, make) }
 }
 
 /// f64 sums as an f32 tensor.

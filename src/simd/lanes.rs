@@ -101,12 +101,17 @@ pub(crate) trait Lanes: Copy {
         all[0]
     }
 
-    /// The largest lane.
+    /// The largest lane; none may be NaN.
     #[inline(always)]
     fn maximum(self) -> f32 {
         let mut all = [f32::NEG_INFINITY; MAX_LEN];
         self.store(&mut all);
-        all.iter().fold(f32::NEG_INFINITY, |largest, v| if *v > largest { *v } else { largest })
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                all[i] = if all[i + half] > all[i] { all[i + half] } else { all[i] };
+            }
+        }
+        all[0]
     }
 
     /// e^self: relative error below 3e-7, the argument clamped to [−87.3, 87]; never 0 or infinite. NaN stays NaN.

@@ -10,9 +10,9 @@ mod lanes;
 mod math;
 mod normals;
 mod pack;
-mod packed;
 mod product;
 mod sums;
+mod tile;
 mod winograd;
 
 pub(crate) use kernel::Run;

@@ -5,7 +5,7 @@ use super::{Attention, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
 use crate::simd::dispatch;
-use crate::simd::gemm::{Matrix, Panels, multiply_panels};
+use crate::simd::gemm::{Left, Matrix, Right, multiply_panels};
 use crate::tensor::{Dtype, Tensor};
 
 /// Queries of a tile in the forward pass, where tiles run in parallel.
@@ -14,6 +14,8 @@ const QUERIES: usize = 64;
 const BACKWARD_QUERIES: usize = 128;
 /// Keys of a tile.
 const KEYS: usize = 256;
+/// Values between rows of a backward tile's scores: its columns are read too, and 1 KiB apart they would compete for the same lines of the cache.
+const GAP: usize = 16;
 
 /// One head of one image inside `[n, t, heads·d]`.
 #[derive(Clone, Copy)]
@@ -69,10 +71,10 @@ pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Sizes) -> Result<(T
     for_each_block(s.n * s.heads, 4 * s.t * s.t * s.d, |index| {
         let head = Head::new(s, index);
         let tiles = |tile| {
-            let keys = Panels::right(head.by_token(k), tile, [0, s.d]);
-            (keys, Panels::right(head.by_channel(v), [0, s.d], tile), tile[1])
+            let keys = Right::new(head.by_token(k), tile, [0, s.d]);
+            (keys, Right::new(head.by_channel(v), [0, s.d], tile), tile[1])
         };
-        let tiles: Vec<(Panels, Panels, usize)> = head.tiles(KEYS).map(tiles).collect();
+        let tiles: Vec<(Right, Right, usize)> = head.tiles(KEYS).map(tiles).collect();
         for_each_block(s.t.div_ceil(QUERIES), 4 * QUERIES * s.t * s.d, |block| {
             let (start, len) = (block * QUERIES, QUERIES.min(s.t - block * QUERIES));
             let log = logs.slice(index * s.t + start, len);
@@ -87,26 +89,24 @@ fn forward_block(
     q: &[f32],
     head: Head,
     [start, len]: [usize; 2],
-    tiles: &[(Panels, Panels, usize)],
+    tiles: &[(Right, Right, usize)],
     scale: f32,
     out: &DisjointMut<'_, f32>,
     log: &mut [f32],
 ) {
-    let queries = Panels::left(head.by_token(q), [start, len], [0, head.d]);
-    let (mut top, mut total) = ([f32::NEG_INFINITY; QUERIES], [0.0_f32; QUERIES]);
+    let queries = Left::there(head.by_token(q), [start, len], [0, head.d]);
+    let (mut top, mut total, mut shrink) = ([f32::NEG_INFINITY; QUERIES], [0.0_f32; QUERIES], [1.0_f32; QUERIES]);
     let mut scores = Scratch::<f32>::take(len * KEYS);
     for (index, (keys, values, width)) in tiles.iter().enumerate() {
         let scores = &mut scores[..len * width];
-        multiply_panels(&DisjointMut::new(scores), [0, *width], &queries, keys, true);
-        for r in 0..len {
-            let row = &mut scores[r * width..][..*width];
-            let correction = dispatch(Softmax { row, scale, top: &mut top[r], total: &mut total[r] });
-            if index > 0 && correction != 1.0 {
-                out.slice(head.at(start + r)[0], head.d).iter_mut().for_each(|y| *y *= correction);
-            }
+        multiply_panels(&DisjointMut::new(scores), [0, *width], queries, keys, true);
+        let (top, total, shrink) = (&mut top[..len], &mut total[..len], &mut shrink[..len]);
+        dispatch(Softmax { scores, width: *width, scale, top, total, shrink });
+        for r in (0..len).filter(|r| index > 0 && shrink[*r] != 1.0) {
+            out.slice(head.at(start + r)[0], head.d).iter_mut().for_each(|y| *y *= shrink[r]);
         }
-        let weights = Panels::left(Matrix::lines(scores, *width), [0, len], [0, *width]);
-        multiply_panels(out, head.at(start), &weights, values, index == 0);
+        let weights = Left::there(Matrix::lines(scores, *width), [0, len], [0, *width]);
+        multiply_panels(out, head.at(start), weights, values, index == 0);
     }
     for r in 0..len {
         let inverse = 1.0 / total[r];
@@ -149,30 +149,28 @@ fn backward_head(
     [out_q, out_k, out_v]: &[DisjointMut<'_, f32>; 3],
 ) {
     let channels = [0, head.d];
-    let (mut p, mut ds) =
-        (Scratch::<f32>::take(BACKWARD_QUERIES * KEYS), Scratch::<f32>::take(BACKWARD_QUERIES * KEYS));
+    let size = BACKWARD_QUERIES.min(head.t) * (KEYS.min(head.t) + GAP);
+    let (mut p, mut ds) = (Scratch::<f32>::take(size), Scratch::<f32>::take(size));
     for keys in head.tiles(KEYS) {
         let [first_key, width] = keys;
-        let by_key = Panels::right(head.by_token(k), keys, channels);
-        let by_value = Panels::right(head.by_token(v), keys, channels);
-        let by_channel = Panels::right(head.by_channel(k), channels, keys);
+        let stride = width + GAP;
+        let by_key = Right::new(head.by_token(k), keys, channels);
+        let by_value = Right::new(head.by_token(v), keys, channels);
+        let by_channel = Right::new(head.by_channel(k), channels, keys);
         for queries in head.tiles(BACKWARD_QUERIES) {
             let [first, len] = queries;
-            let (p, ds) = (&mut p[..len * width], &mut ds[..len * width]);
-            let left = Panels::left(head.by_token(q), queries, channels);
-            multiply_panels(&DisjointMut::new(p), [0, width], &left, &by_key, true);
-            let left = Panels::left(head.by_token(dy), queries, channels);
-            multiply_panels(&DisjointMut::new(ds), [0, width], &left, &by_value, true);
-            for r in 0..len {
-                let (p, ds) = (&mut p[r * width..][..width], &mut ds[r * width..][..width]);
-                dispatch(Probabilities { p, ds, scale, log: log[first + r], mean: means[first + r] });
-            }
-            let left = Panels::left(Matrix::lines(ds, width), [0, len], [0, width]);
-            multiply_panels(out_q, head.at(first), &left, &by_channel, first_key == 0);
-            for (slopes, factor, out) in [(&*ds, q, out_k), (&*p, dy, out_v)] {
-                let left = Panels::left(Matrix::by_k(slopes, width), [0, width], [0, len]);
-                let right = Panels::right(head.by_channel(factor), channels, queries);
-                multiply_panels(out, head.at(first_key), &left, &right, first == 0);
+            let left = Left::there(head.by_token(q), queries, channels);
+            multiply_panels(&DisjointMut::new(&mut p), [0, stride], left, &by_key, true);
+            let left = Left::there(head.by_token(dy), queries, channels);
+            multiply_panels(&DisjointMut::new(&mut ds), [0, stride], left, &by_value, true);
+            let (log, mean) = (&log[first..first + len], &means[first..first + len]);
+            dispatch(Probabilities { p: &mut p, ds: &mut ds, width, stride, scale, log, mean });
+            let left = Left::there(Matrix::lines(&ds, stride), [0, len], [0, width]);
+            multiply_panels(out_q, head.at(first), left, &by_channel, first_key == 0);
+            for (slopes, factor, out) in [(&ds, q, out_k), (&p, dy, out_v)] {
+                let left = Left::there(Matrix::by_k(slopes, stride), [0, width], [0, len]);
+                let right = Right::new(head.by_channel(factor), channels, queries);
+                multiply_panels(out, head.at(first_key), left, &right, first == 0);
             }
         }
     }

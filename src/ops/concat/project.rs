@@ -6,13 +6,13 @@
 //! Order    each tensor's channels in order, then (first + second) + bias; dweight as `linear`.
 //! CUDA     one tensor, and any on a GPU, go to `conv2d`.
 
-use super::super::conv2d::{Conv, conv2d, kept};
+use super::super::conv2d::{Conv, conv2d};
+use super::super::kept;
 use super::super::{narrow, same_device, sum_rows};
 use super::{Joined, concat_channels};
-use crate::device::{Device, DisjointMut, Scratch};
+use crate::device::{Device, Scratch};
 use crate::error::{Error, Result};
-use crate::simd::gemm::{Matrix, multiply};
-use crate::simd::{Gather, Packed, Run, multiply_rows};
+use crate::simd::gemm::{Matrix, Prepared, multiply, multiply_prepared};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Dtype, Tensor, TensorId};
 
@@ -97,50 +97,35 @@ impl Node for Project {
     }
 }
 
-/// Rows of `c` values that lie one after the other.
-fn rows(data: &[f32], c: usize) -> Gather<'_, impl Fn(usize) -> usize + Sync + Send> {
-    Gather { data, base: move |r| r * c, runs: &[] }
-}
-
 fn forward(x: [&Tensor; 2], weight: &Tensor, bias: Option<&Tensor>, [c_in, c_out]: [usize; 2]) -> Result<Tensor> {
     let a = x[0].shape().last_size();
-    let pack =
-        |w: &[f32]| [(0, a), (a, c_in - a)].map(|(at, c)| Packed::from_columns(c, c_out, |j| &w[j * c_in + at..][..c]));
+    let pack = |w: &[f32]| [(0, a), (a, c_in - a)].map(|(at, c)| Prepared::new(columns(w, at, c_in), [c_out, c]));
     let packed = kept(weight, ("project", [c_in, a]), pack)?;
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
     let mut y = Tensor::empty(x[0].shape().with_last(c_out), Dtype::F32, Device::Cpu)?;
     let count = y.count() / c_out.max(1);
-    let out = DisjointMut::new(y.host_mut::<f32>()?);
-    for (part, (x, packed)) in x.into_iter().zip(&*packed).enumerate() {
-        let runs = [Run { offset: 0, len: packed.k() }];
-        let x = Gather { runs: &runs, ..rows(x.host()?, packed.k()) };
-        multiply_rows(count, x, packed, |r, j, sums| {
-            let line = out.slice(r * c_out + j, sums.len());
-            if part == 0 {
-                line.copy_from_slice(sums);
-                return;
-            }
-            line.iter_mut().zip(sums).for_each(|(y, s)| *y += s);
-            if let Some(b) = bias {
-                line.iter_mut().zip(&b[j..]).for_each(|(y, b)| *y += b);
-            }
-        });
-    }
+    let mut part = Scratch::<f32>::take(y.count());
+    multiply_prepared(&mut part, count, x[0].host()?, &packed[0], |_, _, _| {});
+    multiply_prepared(y.host_mut()?, count, x[1].host()?, &packed[1], |r, j, line| {
+        line.iter_mut().zip(&part[r * c_out + j..]).for_each(|(y, p)| *y += p);
+        if let Some(b) = bias {
+            line.iter_mut().zip(&b[j..]).for_each(|(y, b)| *y += b);
+        }
+    });
     Ok(y)
+}
+
+/// The rows of a weight, from input channel `at` on.
+fn columns(w: &[f32], at: usize, c_in: usize) -> Matrix<'_> {
+    Matrix::lines(&w[at.min(w.len())..], c_in)
 }
 
 /// The gradient of one of the tensors, whose first channel among all is `at`.
 fn backward_x(x: &Tensor, weight: &Tensor, dy: &Tensor, at: usize) -> Result<Tensor> {
     let (c, c_out, w) = (x.shape().last_size(), dy.shape().last_size(), weight.host::<f32>()?);
-    let c_in = weight.shape().last_size();
-    let packed = Packed::from_rows(c_out, c, |k| &w[k * c_in + at..][..c]);
     let mut dx = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
-    let count = dx.count() / c.max(1);
-    let out = DisjointMut::new(dx.host_mut::<f32>()?);
-    let runs = [Run { offset: 0, len: c_out }];
-    multiply_rows(count, Gather { runs: &runs, ..rows(dy.host()?, c_out) }, &packed, |r, j, sums| {
-        out.slice(r * c + j, sums.len()).copy_from_slice(sums);
-    });
+    let (count, w) = (dx.count() / c.max(1), Matrix::by_k(&w[at.min(w.len())..], weight.shape().last_size()));
+    multiply(dx.host_mut()?, [count, c, c_out], Matrix::lines(dy.host()?, c_out), w, |_, _, _| {});
     Ok(dx)
 }
 

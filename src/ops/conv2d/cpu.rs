@@ -1,13 +1,11 @@
 //! The CPU side of [`super::conv2d`].
 
 use super::{ConvExtras, Sizes, winograd};
-use crate::device::{DerivedKey, Device, DisjointMut, Scratch, for_each_block};
+use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
+use crate::ops::kept;
 use crate::simd::{Gather, Packed, Run, accumulate_outer, multiply_rows};
-use crate::tape;
 use crate::tensor::{Dtype, Tensor};
-use std::any::Any;
-use std::sync::Arc;
 
 /// Images with zeros around them: `[n, h, w, c]`.
 struct Padded<'a> {
@@ -69,16 +67,6 @@ fn pad_input<'a>(x: &'a [f32], s: &Sizes) -> Padded<'a> {
 /// The kh runs of a pixel's window in the padded image.
 fn window_runs(padded: &Padded<'_>, s: &Sizes) -> Vec<Run> {
     (0..s.kh).map(|kh| Run { offset: kh * padded.w * s.c_in, len: s.kw * s.c_in }).collect()
-}
-
-/// What `make` computes from a weight's values. Inference asks for it again with the same weight, so it is kept there; a training step,
-/// which records, writes the weight before the next one.
-pub(in crate::ops) fn kept<T: Any + Send + Sync>(
-    weight: &Tensor,
-    key: DerivedKey,
-    make: impl FnOnce(&[f32]) -> T,
-) -> Result<Arc<T>> {
-    if tape::is_recording() { Ok(Arc::new(make(weight.host()?))) } else { weight.derived(key, make) }
 }
 
 pub(super) fn forward(

@@ -21,7 +21,6 @@ mod cuda;
 mod method;
 mod winograd;
 
-pub(super) use cpu::kept;
 pub use method::{CONV_ACCURACIES, ConvAccuracy, conv_accuracy, set_conv_accuracy};
 
 use super::{image_shape, narrow, same_device, sum_rows};

@@ -8,10 +8,10 @@
 //! Memory   the transformed weight: 16/9 or 4 times the weight; forward without a tape it is kept with the weight until that is written.
 //! Order    products sum input channels in order; the weight gradient sums tiles in order. An output value depends on its own tile alone.
 
-use super::cpu::kept;
 use super::{ConvExtras, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block, for_each_block_with};
 use crate::error::Result;
+use crate::ops::kept;
 use crate::simd::{
     Channels, Epilogue, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points, transpose_lines,
 };

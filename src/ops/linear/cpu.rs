@@ -1,8 +1,9 @@
-//! The CPU side of [`super::linear`]: three products with both operands packed.
+//! The CPU side of [`super::linear`]: three products. The packed weight of the forward pass is kept where it will be asked for again.
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::simd::gemm::{Matrix, multiply};
+use crate::ops::kept;
+use crate::simd::gemm::{Matrix, Prepared, multiply, multiply_prepared};
 use crate::tensor::{Dtype, Tensor};
 
 pub(super) fn forward(
@@ -13,11 +14,13 @@ pub(super) fn forward(
     mut y: Tensor,
 ) -> Result<Tensor> {
     let (c_in, c_out) = (weight.shape()[1], weight.shape()[0]);
-    let (x, w) = (x.host::<f32>()?, weight.host::<f32>()?);
+    let x = x.host::<f32>()?;
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
     let residual = residual.map(Tensor::host::<f32>).transpose()?;
-    let sizes = [y.count() / c_out.max(1), c_out, c_in];
-    multiply(y.host_mut()?, sizes, Matrix::lines(x, c_in), Matrix::lines(w, c_in), |r, j, line| {
+    let rows = y.count() / c_out.max(1);
+    let pack = |w: &[f32]| Prepared::new(Matrix::lines(w, c_in), [c_out, c_in]);
+    let packed = kept(weight, ("linear", [c_out, c_in]), pack)?;
+    multiply_prepared(y.host_mut()?, rows, x, &packed, |r, j, line| {
         if let Some(b) = bias {
             line.iter_mut().zip(&b[j..]).for_each(|(y, b)| *y += b);
         }
