@@ -8,7 +8,7 @@
 //! ```
 //! A block of rows stays in the second-level cache while the panels of b pass by. Broadcasting from 8 rows costs no more than from a packed
 //! panel; only rows whose values of k are far apart are packed. Sums run over k in order, one fused multiply-add after the other, through
-//! memory between blocks: the bits are those of [`super::multiply_rows`] and depend neither on the number of threads nor on how many rows
+//! memory between blocks: the bits are those of [`super::multiply_gathered`] and depend neither on the number of threads nor on how many rows
 //! there are.
 
 use super::kernel::{MR, NR};

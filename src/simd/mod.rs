@@ -20,7 +20,7 @@ pub(crate) use lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};
 pub(crate) use normals::{Stream as NormalStream, fill_normals, fill_uniforms};
 pub(crate) use pack::{Packed, transpose_lines};
-pub(crate) use product::{Gather, accumulate_outer, multiply_rows};
+pub(crate) use product::{Gather, accumulate_outer, multiply_gathered};
 pub(crate) use sums::RowSums;
 pub(crate) use winograd::{Channels, Epilogue, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points};
 

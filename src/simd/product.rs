@@ -5,84 +5,57 @@ use super::kernel::{self, MR, NR, Run};
 use super::pack::Packed;
 use crate::device::{DisjointMut, for_each_block};
 
-/// Rows that share a panel while it is in cache: 256 rows of 256 channels are 256 KiB.
-const ROW_BLOCK: usize = 256;
 /// Values of k that are summed before the next tile's turn in [`accumulate_outer`].
 const K_BLOCK: usize = 256;
 /// Bytes of both operands that a round of [`accumulate_outer`] reads: they stay in the cores' second-level caches.
 const ROUND_BYTES: usize = 1 << 20;
 
-/// Rows of a left-hand operand, read where they lie: row r begins at `data[base(r)]`, and its k values are the
-/// `runs` one after the other.
+/// Rows of a left-hand operand, read where they lie: a row that begins at element i of `data` has as its k values the `runs` from there, one
+/// after the other.
 #[derive(Clone, Copy)]
-pub(crate) struct Gather<'a, F> {
+pub(crate) struct Gather<'a> {
     /// The memory the rows lie in.
     pub(crate) data: &'a [f32],
-    /// Start of each row, in elements.
-    pub(crate) base: F,
     /// The pieces of each row.
     pub(crate) runs: &'a [Run],
 }
 
-impl<F: Fn(usize) -> usize> Gather<'_, F> {
-    /// # Panics
-    /// If row `r` leaves the data: a defect of an op, found here before it can read foreign memory.
-    #[inline]
-    fn pointer(&self, r: usize, reach: usize) -> *const f32 {
-        let base = (self.base)(r);
-        assert!(base + reach <= self.data.len(), "row {r} at {base} + {reach} leaves {} elements", self.data.len());
-        self.data[base..].as_ptr()
-    }
-
-    fn reach(&self) -> usize {
-        self.runs.iter().map(|run| run.offset + run.len).max().unwrap_or(0)
-    }
-}
-
-/// `y[r][j] = Σ_k a_r[k]·b[k][j]` for `m` rows; `store(r, j0, values)` receives each finished piece of a row.
+/// `y[r][j] = Σ_k a_r[k]·b[k][j]` for the columns of some panels of b, on the calling thread. `rows` yields where a row begins and what is
+/// handed on to `store(row, j0, values)` with each finished piece of it; it is run through once for each panel.
 ///
-/// `store` is called from several threads, once for every (row, panel).
-pub(crate) fn multiply_rows<F>(
-    m: usize,
-    a: Gather<'_, F>,
+/// # Panics
+/// If a row leaves the data: a defect of an op, found here before it can read foreign memory.
+pub(crate) fn multiply_gathered(
+    a: Gather<'_>,
     b: &Packed,
-    store: impl Fn(usize, usize, &[f32]) + Sync + Send,
-) where
-    F: Fn(usize) -> usize + Sync + Send,
-{
-    let panels = b.panels();
-    let blocks = m.div_ceil(ROW_BLOCK);
-    check_runs(&a, b);
-    for_each_block(blocks * panels, 2 * ROW_BLOCK.min(m) * NR * b.k(), |job| {
-        let (block, panel) = (job / panels, job % panels);
-        let rows = block * ROW_BLOCK..m.min((block + 1) * ROW_BLOCK);
-        multiply_panel(rows, &a, b, panel, &store);
-    });
-}
-
-fn check_runs<F>(a: &Gather<'_, F>, b: &Packed) {
-    let k: usize = a.runs.iter().map(|run| run.len).sum();
-    assert_eq!(k, b.k(), "the runs hold {k} values, the packed operand {} rows", b.k());
-}
-
-fn multiply_panel<F: Fn(usize) -> usize>(
-    rows: std::ops::Range<usize>,
-    a: &Gather<'_, F>,
-    b: &Packed,
-    panel: usize,
+    panels: std::ops::Range<usize>,
+    rows: impl Iterator<Item = (usize, usize)> + Clone,
     mut store: impl FnMut(usize, usize, &[f32]),
 ) {
-    let columns = NR.min(b.n() - panel * NR);
-    let reach = a.reach();
-    let data = b.panel(panel).as_ptr();
+    let k: usize = a.runs.iter().map(|run| run.len).sum();
+    assert_eq!(k, b.k(), "the runs hold {k} values, the packed operand {} rows", b.k());
+    let reach = a.runs.iter().map(|run| run.offset + run.len).max().unwrap_or(0);
     let mut tile = [[0.0; NR]; MR];
-    for r0 in rows.clone().step_by(MR) {
-        // A last tile with fewer rows computes its last row several times and keeps it once.
-        let bases: [*const f32; MR] = std::array::from_fn(|r| a.pointer((r0 + r).min(rows.end - 1), reach));
-        // SAFETY: `pointer` checked that every run of every row is inside the data; the panel holds k rows of NR.
-        unsafe { kernel::rows(&bases, a.runs, data, columns, &mut tile) };
-        for r in 0..MR.min(rows.end - r0) {
-            store(r0 + r, panel * NR, &tile[r][..columns]);
+    for panel in panels {
+        let columns = NR.min(b.n() - panel * NR);
+        let mut rows = rows.clone();
+        loop {
+            let (mut bases, mut names, mut live) = ([a.data.as_ptr(); MR], [0; MR], 0);
+            for (base, name) in rows.by_ref().take(MR) {
+                assert!(base + reach <= a.data.len(), "row at {base} + {reach} leaves {} elements", a.data.len());
+                // A last tile with fewer rows computes its last row several times and keeps it once.
+                bases[live..].fill(a.data[base..].as_ptr());
+                names[live] = name;
+                live += 1;
+            }
+            if live == 0 {
+                break;
+            }
+            // SAFETY: every run of every row is inside the data by the assertion; the panel holds k rows of NR.
+            unsafe { kernel::rows(&bases, a.runs, b.panel(panel).as_ptr(), columns, &mut tile) };
+            for r in 0..live {
+                store(names[r], panel * NR, &tile[r][..columns]);
+            }
         }
     }
 }
@@ -200,14 +173,14 @@ mod tests {
             let mut y = vec![0.0; m * n];
             let mut outer = vec![0.0; m * n];
             let runs = [Run { offset: 0, len: k }];
-            let out = DisjointMut::new(&mut y);
-            multiply_rows(m, Gather { data: &a, base: |r| r * k, runs: &runs }, &packed, |r, j, v| {
-                out.slice(r * n + j, v.len()).copy_from_slice(v);
+            let rows = (0..m).map(|r| (r * k, r * n));
+            let gather = Gather { data: &a, runs: &runs };
+            multiply_gathered(gather, &packed, 0..packed.panels(), rows.clone(), |at, j, v| {
+                y[at + j..][..v.len()].copy_from_slice(v);
             });
             let mut again = vec![0.0; m * n];
-            let out = DisjointMut::new(&mut again);
-            multiply_rows(m, Gather { data: &a, base: |r| r * k, runs: &runs }, &transposed, |r, j, v| {
-                out.slice(r * n + j, v.len()).copy_from_slice(v);
+            multiply_gathered(gather, &transposed, 0..packed.panels(), rows, |at, j, v| {
+                again[at + j..][..v.len()].copy_from_slice(v);
             });
             assert_eq!(y, again, "{m}x{n}x{k}: packed from rows and from columns");
             // The same product as a sum of outer products needs the left operand with k first.

@@ -135,6 +135,16 @@ pub fn table() -> Vec<Case> {
         Row { x: [3, 11, 13, 3], c_out: 5, k: 5, conv: Conv::same(5), extras: true },
         Row { x: [2, 18, 17, 4], c_out: 32, k: 3, conv: Conv::same(3), extras: false },
         Row { x: [2, 18, 17, 2], c_out: 6, k: 3, conv: Conv::same(3), extras: true },
+        // On the CPU: a row of pixels longer than a job, panels in two groups with jobs that end inside an image, windows without padding.
+        Row { x: [1, 3, 131, 2], c_out: 3, k: 3, conv: Conv::same(3), extras: false },
+        Row { x: [3, 17, 13, 2], c_out: 70, k: 3, conv: Conv::same(3), extras: true },
+        Row {
+            x: [2, 4, 5, 3],
+            c_out: 4,
+            k: 2,
+            conv: Conv { stride: 1, pad_before: 0, pad_after: [0; 2] },
+            extras: false,
+        },
     ];
     // By Winograd: tiles whole and cut, channels on both sides of vectors and panels, one tile and many blocks, every padding.
     let same = |x, c_out, extras| Row { x, c_out, k: 3, conv: Conv::same(3), extras };

@@ -1,10 +1,11 @@
 //! The CPU side of [`super::conv2d`].
 
+use super::windows::Windows;
 use super::{ConvExtras, Sizes, winograd};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
 use crate::ops::kept;
-use crate::simd::{Gather, Packed, Run, accumulate_outer, multiply_rows};
+use crate::simd::{Packed, Run, accumulate_outer};
 use crate::tensor::{Dtype, Tensor};
 
 /// Images with zeros around them: `[n, h, w, c]`.
@@ -79,8 +80,17 @@ pub(super) fn forward(
     if let Some(scheme) = s.methods.forward {
         return winograd::forward(scheme, x, weight, bias, extras, s);
     }
-    let padded = pad_input(x.host()?, &s);
-    let runs = window_runs(&padded, &s);
+    let [rows, columns] = s.conv.pad_after.map(|after| (s.conv.pad_before, after));
+    let windows = Windows {
+        x: x.host()?,
+        size: [s.n, s.h, s.w, s.c_in],
+        rows,
+        columns,
+        span: s.kh,
+        stride: s.conv.stride,
+        count: [s.h_out, s.w_out],
+    };
+    let runs: Vec<Run> = (0..s.kh).map(|kh| Run { offset: windows.at(kh, 0), len: s.kw * s.c_in }).collect();
     let k = s.kh * s.kw * s.c_in;
     let pack = |w: &[f32]| Packed::from_columns(k, s.c_out, |j| &w[j * k..(j + 1) * k]);
     let packed = kept(weight, ("conv2d direct", [k, s.c_out]), pack)?;
@@ -89,22 +99,19 @@ pub(super) fn forward(
     let residual = extras.residual.map(Tensor::host::<f32>).transpose()?;
     let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c_out], Dtype::F32, Device::Cpu)?;
     let out = DisjointMut::new(y.host_mut::<f32>()?);
-    let pixels = s.h_out * s.w_out;
-    let base = |p: usize| {
-        let (image, y, x) = (p / pixels, p % pixels / s.w_out, p % s.w_out);
-        padded.at(image, y * s.conv.stride, x * s.conv.stride)
-    };
-    multiply_rows(s.n * pixels, Gather { data: padded.data(), base, runs: &runs }, &packed, |p, j, sums| {
-        let line = out.slice(p * s.c_out + j, sums.len());
+    let image_values = s.h_out * s.w_out * s.c_out;
+    let place = |image: usize, y: usize| (image * s.h_out + y) * s.w_out * s.c_out;
+    windows.multiply(&runs, &packed, place, s.c_out, |at, j, sums| {
+        let line = out.slice(at + j, sums.len());
         line.copy_from_slice(sums);
         if let Some(b) = bias {
             line.iter_mut().zip(&b[j..]).for_each(|(y, b)| *y += b);
         }
         if let Some(e) = per_image {
-            line.iter_mut().zip(&e[p / pixels * s.c_out + j..]).for_each(|(y, e)| *y += e);
+            line.iter_mut().zip(&e[at / image_values * s.c_out + j..]).for_each(|(y, e)| *y += e);
         }
         if let Some(r) = residual {
-            line.iter_mut().zip(&r[p * s.c_out + j..]).for_each(|(y, r)| *y += r);
+            line.iter_mut().zip(&r[at + j..]).for_each(|(y, r)| *y += r);
         }
     });
     Ok(y)
@@ -167,19 +174,29 @@ pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
     }
     let w = weight.host::<f32>()?;
     let (rows, columns) = (margin(s.h, s.h_out, s.kh, &s), margin(s.w, s.w_out, s.kw, &s));
-    let padded = pad(dy.host()?, [s.n, s.h_out, s.w_out, s.c_out], rows, columns);
+    let dy = dy.host::<f32>()?;
     let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], Dtype::F32, Device::Cpu)?;
     let out = DisjointMut::new(dx.host_mut::<f32>()?);
     let stride = s.conv.stride;
     for residue_y in 0..stride.min(s.h) {
         for residue_x in 0..stride.min(s.w) {
             let (taps_y, taps_x) = (taps(residue_y, s.kh, &s), taps(residue_x, s.kw, &s));
+            let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
+            let first_row = |shift: isize| (shift + rows.0 as isize) as usize;
+            let windows = Windows {
+                x: dy,
+                size: [s.n, s.h_out, s.w_out, s.c_out],
+                rows,
+                columns,
+                span: taps_y.iter().map(|(_, shift)| first_row(*shift) + 1).max().unwrap_or(1),
+                stride: 1,
+                count: [class_h, class_w],
+            };
             // One run for each tap, joined where they touch; the packed rows follow the same order.
             let (mut runs, mut order): (Vec<Run>, Vec<usize>) = (Vec::new(), Vec::new());
             for &(ky, shift_y) in &taps_y {
                 for &(kx, shift_x) in &taps_x {
-                    let (y, x) = (shift_y + rows.0 as isize, shift_x + columns.0 as isize);
-                    let offset = padded.at(0, y as usize, x as usize);
+                    let offset = windows.at(first_row(shift_y), (shift_x + columns.0 as isize) as usize);
                     match runs.last_mut() {
                         Some(run) if run.offset + run.len == offset => run.len += s.c_out,
                         _ => runs.push(Run { offset, len: s.c_out }),
@@ -192,13 +209,9 @@ pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
                 let (tap, channel) = (order[row / s.c_out], row % s.c_out);
                 &w[(channel * s.kh * s.kw + tap) * s.c_in..][..s.c_in]
             });
-            let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
-            let class = class_h * class_w;
-            let base = |p: usize| padded.at(p / class, p % class / class_w, p % class_w);
-            multiply_rows(s.n * class, Gather { data: padded.data(), base, runs: &runs }, &packed, |p, j, sums| {
-                let (image, i, x) = (p / class, p % class / class_w, p % class_w);
-                let pixel = (image * s.h + stride * i + residue_y) * s.w + stride * x + residue_x;
-                out.slice(pixel * s.c_in + j, sums.len()).copy_from_slice(sums);
+            let place = |image: usize, i: usize| ((image * s.h + stride * i + residue_y) * s.w + residue_x) * s.c_in;
+            windows.multiply(&runs, &packed, place, stride * s.c_in, |at, j, sums| {
+                out.slice(at + j, sums.len()).copy_from_slice(sums);
             });
         }
     }

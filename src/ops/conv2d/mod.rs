@@ -1,8 +1,8 @@
 //! 2-D convolution as implicit GEMM: y = conv(x, weight) + bias (+ per-image vector) (+ residual).
 //!
 //! Layout   x `[n,h,w,c_in]`, weight `[c_out,kh,kw,c_in]`, y `[n,h_out,w_out,c_out]`.
-//! Method   x is copied once into a zero-padded image; a row of the product is one output pixel, whose kh runs of
-//!          kw·c_in values lie there as they are, so nothing is unfolded. The input gradient is the same product with
+//! Method   each job copies the rows of x that it reads, with zeros around them; a row of the product is one output pixel, whose kh runs
+//!          of kw·c_in values lie there as they are, so nothing is unfolded. The input gradient is the same product with
 //!          padded dy and the weight's taps reversed, one class of pixels for each residue modulo the stride. The weight
 //!          gradient sums outer products over pixels. On the CPU 3×3 kernels of stride 1 may go by Winograd's transforms instead
 //!          (`winograd.rs`, chosen by `method.rs`).
@@ -19,6 +19,7 @@ pub mod cases;
 mod cpu;
 mod cuda;
 mod method;
+mod windows;
 mod winograd;
 
 pub use method::{CONV_ACCURACIES, ConvAccuracy, conv_accuracy, set_conv_accuracy};
