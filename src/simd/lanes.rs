@@ -5,10 +5,13 @@
 //! [`super::level`]. The vector types are private here: only a dispatched kernel can have one, on a processor that has
 //! its instructions.
 
+mod number;
+
 use super::Level;
+pub(crate) use number::{Narrow, Number, Widen};
 
 /// A vector of [`Lanes::LEN`] values.
-pub(crate) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy + number::Halves {
     /// Values of one vector.
     const LEN: usize;
     /// `value` in every lane.
@@ -153,7 +156,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     run_at(super::level(), kernel)
 }
 
-fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
+pub(super) fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
     match level {
         // SAFETY: callers pass a level that this processor has.
         #[cfg(target_arch = "x86_64")]
@@ -187,16 +190,16 @@ pub(crate) use for_vectors;
 
 /// `len` values of `from` from index `at`.
 #[inline(always)]
-pub(crate) fn get<V: Lanes>(from: &[f32], at: usize, len: usize) -> V {
+pub(crate) fn get<V: Lanes>(from: &[impl Number], at: usize, len: usize) -> V {
     let from = &from[at..at + len];
-    if len == V::LEN { V::load(from) } else { V::load_part(from) }
+    if len == V::LEN { Number::load(from) } else { Number::load_part(from) }
 }
 
 /// Writes the first `len` lanes to `to` from index `at`.
 #[inline(always)]
-pub(crate) fn put<V: Lanes>(value: V, to: &mut [f32], at: usize, len: usize) {
+pub(crate) fn put<V: Lanes>(value: V, to: &mut [impl Number], at: usize, len: usize) {
     let to = &mut to[at..at + len];
-    if len == V::LEN { value.store(to) } else { value.store_part(to) }
+    if len == V::LEN { Number::store(value, to) } else { Number::store_part(value, to) }
 }
 
 /// Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits of the mantissa.
@@ -288,7 +291,7 @@ mod x86 {
 
     /// Sixteen lanes. Exists only inside [`run_avx512`], so its instructions do.
     #[derive(Clone, Copy)]
-    struct Avx512(__m512);
+    pub(super) struct Avx512(pub(super) __m512);
 
     // SAFETY of every block below: see the type; loads and stores are checked against the slice.
     #[allow(clippy::undocumented_unsafe_blocks)]
@@ -367,7 +370,7 @@ mod x86 {
 
     /// Eight lanes. Exists only inside [`run_avx2`], so its instructions do.
     #[derive(Clone, Copy)]
-    struct Avx2(__m256);
+    pub(super) struct Avx2(pub(super) __m256);
 
     // SAFETY of every block below: see the type; loads and stores are checked against the slice.
     #[allow(clippy::undocumented_unsafe_blocks)]

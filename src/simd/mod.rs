@@ -1,7 +1,7 @@
 //! CPU vector code: instruction-set detection, micro-kernels, packing and the blocked products built on them.
 //!
 //! The level is found once at run time, so a build without `target-cpu` flags reaches full speed.
-//! `TWEEDIE_SIMD=portable|avx2` forces a lower level, which is how every path is tested on one machine. On AArch64
+//! `TWEEDIE_SIMD=portable|avx2|avx512` forces a lower level (`avx512`: without its bf16 products), which is how every path is tested on one machine. On AArch64
 //! vectors and fused multiply-adds are part of the base instruction set, so plain code is compiled to them.
 
 pub(crate) mod gemm;
@@ -10,13 +10,14 @@ mod lanes;
 mod math;
 mod normals;
 mod pack;
+pub(crate) mod pairs;
 mod product;
 mod sums;
 mod tile;
 mod winograd;
 
 pub(crate) use kernel::Run;
-pub(crate) use lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
+pub(crate) use lanes::{Kernel, Lanes, Narrow, Number, Widen, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};
 pub(crate) use normals::{Stream as NormalStream, fill_normals, fill_uniforms};
 pub(crate) use pack::{Packed, transpose_lines};
