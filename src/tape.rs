@@ -7,7 +7,8 @@ pub mod profile;
 
 use crate::device::{Device, DisjointMut, for_each_block};
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, Tensor, TensorId};
+use crate::simd::Number;
+use crate::tensor::{Dtype, Element, Tensor, TensorId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
@@ -267,32 +268,12 @@ impl Grads {
 
 /// `sum + term`, in `sum`'s memory when nobody shares it.
 fn add_into(mut sum: Tensor, term: &Tensor) -> Result<Tensor> {
-    const BLOCK: usize = 16 * 1024;
     if sum.shape() != term.shape() {
         return Err(Error::Shape(format!("gradient sum: {} and {} differ", sum.shape(), term.shape())));
     }
     match (sum.device(), sum.dtype()) {
-        (Device::Cpu, Dtype::F32) if sum.is_unique() => {
-            let (count, term) = (sum.count(), term.host::<f32>()?);
-            let target = DisjointMut::new(sum.host_mut::<f32>()?);
-            for_each_block(count.div_ceil(BLOCK), 4 * BLOCK, |block| {
-                let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
-                target.slice(at, len).iter_mut().zip(&term[at..at + len]).for_each(|(s, t)| *s += t);
-            });
-            Ok(sum)
-        }
-        // A gradient that two tensors share (both sides of a residual sum) is left as it is.
-        (Device::Cpu, Dtype::F32) => {
-            let mut out = Tensor::empty(sum.shape(), Dtype::F32, Device::Cpu)?;
-            let (count, a, b) = (out.count(), sum.host::<f32>()?, term.host::<f32>()?);
-            let target = DisjointMut::new(out.host_mut::<f32>()?);
-            for_each_block(count.div_ceil(BLOCK), 4 * BLOCK, |block| {
-                let (at, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
-                let terms = a[at..at + len].iter().zip(&b[at..at + len]);
-                target.slice(at, len).iter_mut().zip(terms).for_each(|(s, (a, b))| *s = a + b);
-            });
-            Ok(out)
-        }
+        (Device::Cpu, Dtype::F32) => add_on_host::<f32>(sum, term),
+        (Device::Cpu, Dtype::Bf16) => add_on_host::<half::bf16>(sum, term),
         (Device::Cuda(index), Dtype::F32) if term.device() == sum.device() => {
             if !sum.is_unique() {
                 return cuda::add(index, &sum, term);
@@ -302,6 +283,31 @@ fn add_into(mut sum: Tensor, term: &Tensor) -> Result<Tensor> {
         }
         (device, dtype) => Err(Error::Device(format!("gradient sum: no kernel for {dtype:?} on {device}"))),
     }
+}
+
+fn add_on_host<T: Number + Element>(mut sum: Tensor, term: &Tensor) -> Result<Tensor> {
+    const BLOCK: usize = 16 * 1024;
+    let (count, term) = (sum.count(), term.host::<T>()?);
+    let blocks = |work: &(dyn Fn(usize, usize) + Sync + Send)| {
+        for_each_block(count.div_ceil(BLOCK), 4 * BLOCK, |block| work(block * BLOCK, BLOCK.min(count - block * BLOCK)));
+    };
+    if sum.is_unique() {
+        let target = DisjointMut::new(sum.host_mut::<T>()?);
+        blocks(&|at, len| {
+            let terms = target.slice(at, len).iter_mut().zip(&term[at..at + len]);
+            terms.for_each(|(s, t)| *s = T::narrow(s.widen() + t.widen()));
+        });
+        return Ok(sum);
+    }
+    // A gradient that two tensors share (both sides of a residual sum) is left as it is.
+    let mut out = Tensor::empty(sum.shape(), T::DTYPE, Device::Cpu)?;
+    let (a, target) = (sum.host::<T>()?, DisjointMut::new(out.host_mut::<T>()?));
+    blocks(&|at, len| {
+        let terms = a[at..at + len].iter().zip(&term[at..at + len]);
+        let pairs = target.slice(at, len).iter_mut().zip(terms);
+        pairs.for_each(|(s, (a, b))| *s = T::narrow(a.widen() + b.widen()));
+    });
+    Ok(out)
 }
 
 /// Sums of two tensors: gradients here, and the op `add`.

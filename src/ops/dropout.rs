@@ -1,7 +1,9 @@
 //! Dropout with addressed masks: element e of image i is kept if its uniform number is at least p.
 //!
+//! Types    f32 or bf16, as its inputs are.
 //! Saved    nothing: the mask is drawn again from its address. Cost: one read, one write. Kernel: `kernels/dropout.cu`.
 
+use super::with_activation;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::rng::Address;
@@ -35,7 +37,7 @@ pub fn dropout(x: &Tensor, p: f64, address: Address) -> Result<Tensor> {
 
 fn mask(x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
     match x.device() {
-        Device::Cpu => cpu::mask(x, p, address),
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::mask::<T>(x, p, address)),
         Device::Cuda(index) => cuda::mask(index, x, p, address),
     }
 }
@@ -59,19 +61,20 @@ impl Node for Dropout {
 mod cpu {
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
+    use crate::ops::Activation;
     use crate::rng::Address;
-    use crate::tensor::{Dtype, Tensor};
-    use crate::vectorise;
+    use crate::simd::{Kernel, Lanes, dispatch};
+    use crate::tensor::Tensor;
 
     /// Values whose masks are drawn at once: they stay in the first-level cache.
     const BLOCK: usize = 2048;
 
-    pub(super) fn mask(x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
+    pub(super) fn mask<T: Activation>(x: &Tensor, p: f32, address: Address) -> Result<Tensor> {
         let n = x.shape().first().copied().unwrap_or(1);
         let row = x.count() / n.max(1);
-        let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
-        let x = x.host::<f32>()?;
-        let out = DisjointMut::new(y.host_mut::<f32>()?);
+        let mut y = Tensor::empty(x.shape(), T::DTYPE, Device::Cpu)?;
+        let x = x.host::<T>()?;
+        let out = DisjointMut::new(y.host_mut::<T>()?);
         let blocks = row.div_ceil(BLOCK);
         for_each_block(n * blocks, 8 * BLOCK.min(row), |job| {
             let (image, start) = (job / blocks, job % blocks * BLOCK);
@@ -80,20 +83,29 @@ mod cpu {
             let uniform = &mut uniform[..len];
             address.sample(image).fill_uniform_from(start, uniform);
             let at = image * row + start;
-            select(&x[at..at + len], uniform, p, out.slice(at, len));
+            dispatch(Select { x: &x[at..at + len], uniform, p, y: out.slice(at, len) });
         });
         Ok(y)
     }
 
-    fn select(x: &[f32], uniform: &[f32], p: f32, y: &mut [f32]) {
+    /// y = x/(1 − p), 0 where the uniform number is below p.
+    struct Select<'a, T> {
+        x: &'a [T],
+        uniform: &'a [f32],
+        p: f32,
+        y: &'a mut [T],
+    }
+
+    impl<T: Activation> Kernel for Select<'_, T> {
+        type Output = ();
+
         #[inline(always)]
-        fn body(x: &[f32], uniform: &[f32], p: f32, y: &mut [f32]) {
-            let gain = 1.0 / (1.0 - p);
-            for ((y, x), u) in y.iter_mut().zip(x).zip(uniform) {
-                *y = if *u < p { 0.0 } else { gain * x };
+        fn run<V: Lanes>(self) {
+            let gain = 1.0 / (1.0 - self.p);
+            for ((y, x), u) in self.y.iter_mut().zip(self.x).zip(self.uniform) {
+                *y = T::narrow(if *u < self.p { 0.0 } else { gain * x.widen() });
             }
         }
-        vectorise!(body(x: &[f32], uniform: &[f32], p: f32, y: &mut [f32]))
     }
 }
 

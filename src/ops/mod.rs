@@ -32,7 +32,7 @@ pub use fourier::time_features;
 pub use group_norm::{Film, GroupNorm, group_norm};
 pub use linear::linear;
 pub use perturb::{Perturbed, perturb};
-pub use pointwise::{add, affine, silu};
+pub use pointwise::{add, affine, cast, silu};
 pub use reduce::grad_norm;
 pub use resample::{mean_pool2, upsample_nearest};
 pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
@@ -63,10 +63,36 @@ fn lanes(sizes: &[usize]) -> usize {
     if sizes.iter().all(|size| size.is_multiple_of(4)) { 4 } else { 1 }
 }
 
+/// A number that activations are made of.
+trait Activation: crate::simd::Number + crate::tensor::Element {}
+impl Activation for f32 {}
+impl Activation for half::bf16 {}
+
+/// Evaluates an expression with `T` the element type of activations: bf16, or f32 (of which the host's slices say so, if it is neither).
+macro_rules! with_activation {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            crate::tensor::Dtype::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+use with_activation;
+
 /// Sums over the rows of each of `parts` equal parts of `x` (`[parts·rows, c]`): `[parts, c]`.
 ///
 /// f32 sums within blocks of 64 rows, blocks added in f64 in order.
-fn sum_rows(x: &[f32], parts: usize, c: usize) -> crate::device::Scratch<f64> {
+fn sum_rows(x: &Tensor, parts: usize, c: usize) -> Result<crate::device::Scratch<f64>> {
+    with_activation!(x.dtype(), T => Ok(sum_rows_of(x.host::<T>()?, parts, c)))
+}
+
+fn sum_rows_of<T: Activation>(x: &[T], parts: usize, c: usize) -> crate::device::Scratch<f64> {
     use crate::device::{DisjointMut, for_each_block};
     const BLOCK: usize = 64;
     let rows = x.len() / (parts * c).max(1);

@@ -1,14 +1,15 @@
-//! Pointwise ops: SiLU, sum of two tensors, affine map with constants.
+//! Pointwise ops: SiLU, sum of two tensors, affine map with constants, casts between f32 and bf16.
 //!
 //! Saved    SiLU: x (shared); the others nothing.
+//! Types    sum and affine map take f32 and bf16, SiLU f32 alone (it stands in the time embedding; elsewhere it is part of group_norm).
 //! Cost     memory bound: one or two reads, one write.
 //! Kernels  `kernels/pointwise.cu`; the sums of two tensors are launched from `tape`, which adds gradients with them.
 
-use super::same_device;
+use super::{same_device, with_activation};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
-use crate::tensor::{Tensor, TensorId};
+use crate::tensor::{Dtype, Tensor, TensorId};
 
 /// `x/(1 + e^−x)`, element by element. Differentiable.
 ///
@@ -56,7 +57,7 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
         return Err(Error::Shape(format!("add: shapes {} and {} differ", x.shape(), y.shape())));
     }
     let sum = match same_device("add", &[x, y])? {
-        Device::Cpu => cpu::add(x, y)?,
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::add::<T>(x, y))?,
         Device::Cuda(index) => tape::cuda::add(index, x, y)?,
     };
     Ok(tape::push(sum, &[x, y], || Box::new(Add { x: x.grad_slot(), y: y.grad_slot() })))
@@ -84,7 +85,7 @@ impl Node for Add {
 /// [`Error::Device`] if there is no kernel for the device of `x`.
 pub fn affine(x: &Tensor, factor: f32, constant: f32) -> Result<Tensor> {
     let y = match x.device() {
-        Device::Cpu => cpu::affine(x, factor, constant)?,
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::affine::<T>(x, factor, constant))?,
         Device::Cuda(index) => cuda::affine(index, x, factor, constant)?,
     };
     Ok(tape::push(y, &[x], || Box::new(Affine { x: x.grad_slot(), factor })))
@@ -102,34 +103,85 @@ impl Node for Affine {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = match dy.device() {
-            Device::Cpu => cpu::affine(&dy, self.factor, 0.0)?,
+            Device::Cpu => with_activation!(dy.dtype(), T => cpu::affine::<T>(&dy, self.factor, 0.0))?,
             Device::Cuda(index) => cuda::affine(index, &dy, self.factor, 0.0)?,
         };
         grads.add(self.x, dx)
     }
 }
 
+/// `x` as f32 or bf16, rounded to the nearest (ties to even): `x` itself where it is that already. Differentiable; the gradient is cast back.
+///
+/// # Errors
+/// [`Error::Dtype`] from or to f64; [`Error::Device`] on a GPU, which computes in f32 alone.
+///
+/// # Example
+/// ```
+/// use tweedie::{ops::cast, tensor::{Dtype, Tensor}};
+/// let x = Tensor::from_slice(&[1.0_f32, 1.003], [2])?;
+/// let y = cast(&cast(&x, Dtype::Bf16)?, Dtype::F32)?;
+/// assert_eq!(y.to_vec::<f32>()?, [1.0, 1.0]);
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn cast(x: &Tensor, dtype: Dtype) -> Result<Tensor> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let y = converted(x, dtype)?;
+    Ok(tape::push(y, &[x], || Box::new(Cast { x: x.grad_slot(), dtype: x.dtype() })))
+}
+
+fn converted(x: &Tensor, dtype: Dtype) -> Result<Tensor> {
+    if x.device() != Device::Cpu {
+        let device = x.device();
+        return Err(Error::Device(format!("cast: {device} computes in f32 only; use precision f32 or the CPU")));
+    }
+    match (x.dtype(), dtype) {
+        (Dtype::F32, Dtype::Bf16) => cpu::narrow(x),
+        (Dtype::Bf16, Dtype::F32) => cpu::widen(x),
+        (from, to) => Err(Error::Dtype(format!("cast: from {from:?} to {to:?}; expected f32 and bf16"))),
+    }
+}
+
+struct Cast {
+    x: Option<TensorId>,
+    dtype: Dtype,
+}
+
+impl Node for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        grads.add(self.x, converted(&dy, self.dtype)?)
+    }
+}
+
+pub(super) use cpu::{narrow, widen};
+
 mod cpu {
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
-    use crate::simd::sigmoid;
-    use crate::tensor::{Dtype, Tensor};
+    use crate::ops::Activation;
+    use crate::simd::{Narrow, Widen, dispatch, sigmoid};
+    use crate::tensor::{Element, Tensor};
     use crate::vectorise;
 
     const BLOCK: usize = 16 * 1024;
 
-    /// Fills a tensor like `x` block by block: `work(input blocks, output block)`.
-    fn map<const N: usize>(
+    /// Fills a tensor of the inputs' shape block by block: `work(input blocks, output block)`.
+    fn map<const N: usize, T: Element, U: Element>(
         inputs: [&Tensor; N],
-        work: impl Fn([&[f32]; N], &mut [f32]) + Sync + Send,
+        work: impl Fn([&[T]; N], &mut [U]) + Sync + Send,
     ) -> Result<Tensor> {
-        let mut y = Tensor::empty(inputs[0].shape(), Dtype::F32, Device::Cpu)?;
-        let mut sources: [&[f32]; N] = [&[]; N];
+        let mut y = Tensor::empty(inputs[0].shape(), U::DTYPE, Device::Cpu)?;
+        let mut sources: [&[T]; N] = [&[]; N];
         for (source, input) in sources.iter_mut().zip(inputs) {
-            *source = input.host::<f32>()?;
+            *source = input.host::<T>()?;
         }
         let count = y.count();
-        let out = DisjointMut::new(y.host_mut::<f32>()?);
+        let out = DisjointMut::new(y.host_mut::<U>()?);
         for_each_block(count.div_ceil(BLOCK), 8 * BLOCK, |block| {
             let (start, len) = (block * BLOCK, BLOCK.min(count - block * BLOCK));
             work(sources.map(|s| &s[start..start + len]), out.slice(start, len));
@@ -147,7 +199,7 @@ mod cpu {
         fn run(x: &[f32], y: &mut [f32]) {
             vectorise!(body(x: &[f32], y: &mut [f32]))
         }
-        map([x], |[x], y| run(x, y))
+        map([x], |[x]: [&[f32]; 1], y| run(x, y))
     }
 
     pub(super) fn silu_backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
@@ -161,23 +213,31 @@ mod cpu {
         fn run(x: &[f32], dy: &[f32], dx: &mut [f32]) {
             vectorise!(body(x: &[f32], dy: &[f32], dx: &mut [f32]))
         }
-        map([x, dy], |[x, dy], dx| run(x, dy, dx))
+        map([x, dy], |[x, dy]: [&[f32]; 2], dx| run(x, dy, dx))
     }
 
-    pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        map([x, y], |[x, y], sum| {
+    pub(super) fn add<T: Activation>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        map([x, y], |[x, y]: [&[T]; 2], sum| {
             for ((x, y), sum) in x.iter().zip(y).zip(sum) {
-                *sum = x + y;
+                *sum = T::narrow(x.widen() + y.widen());
             }
         })
     }
 
-    pub(super) fn affine(x: &Tensor, factor: f32, constant: f32) -> Result<Tensor> {
-        map([x], |[x], y| {
+    pub(super) fn affine<T: Activation>(x: &Tensor, factor: f32, constant: f32) -> Result<Tensor> {
+        map([x], |[x]: [&[T]; 1], y: &mut [T]| {
             for (x, y) in x.iter().zip(y) {
-                *y = factor * x + constant;
+                *y = T::narrow(factor * x.widen() + constant);
             }
         })
+    }
+
+    pub(in super::super) fn narrow(x: &Tensor) -> Result<Tensor> {
+        map([x], |[x], y| dispatch(Narrow(x, y)))
+    }
+
+    pub(in super::super) fn widen(x: &Tensor) -> Result<Tensor> {
+        map([x], |[x], y| dispatch(Widen(x, y)))
     }
 }
 

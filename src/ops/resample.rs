@@ -1,10 +1,11 @@
 //! Resampling of images: nearest-neighbour to any size, and the mean of 2×2 pixels.
 //!
+//! Types    f32 or bf16, as its inputs are.
 //! Saved    nothing. Cost: one read of the input, one write of the output.
 //! Kernels  `kernels/resample.cu`.
 //! Nearest  output pixel y reads input pixel ⌊y·h/h_out⌋, as PyTorch's `interpolate(mode="nearest")`.
 
-use super::image_shape;
+use super::{image_shape, with_activation};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
@@ -29,7 +30,7 @@ pub fn upsample_nearest(x: &Tensor, h_out: usize, w_out: usize) -> Result<Tensor
     }
     let sizes = Sizes { n, h, w, c, h_out, w_out };
     let y = match x.device() {
-        Device::Cpu => cpu::nearest(x, sizes)?,
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::nearest::<T>(x, sizes))?,
         Device::Cuda(index) => cuda::nearest(index, x, sizes)?,
     };
     Ok(tape::push(y, &[x], || Box::new(Upsample { x: x.grad_slot(), sizes })))
@@ -47,7 +48,7 @@ pub fn mean_pool2(x: &Tensor) -> Result<Tensor> {
     }
     let sizes = Sizes { n, h, w, c, h_out: h / 2, w_out: w / 2 };
     let y = match x.device() {
-        Device::Cpu => cpu::mean2(x, sizes)?,
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::mean2::<T>(x, sizes))?,
         Device::Cuda(index) => cuda::mean2(index, x, sizes)?,
     };
     Ok(tape::push(y, &[x], || Box::new(MeanPool { x: x.grad_slot(), sizes })))
@@ -75,7 +76,7 @@ impl Node for Upsample {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = match dy.device() {
-            Device::Cpu => cpu::nearest_backward(&dy, self.sizes)?,
+            Device::Cpu => with_activation!(dy.dtype(), T => cpu::nearest_backward::<T>(&dy, self.sizes))?,
             Device::Cuda(index) => cuda::nearest_backward(index, &dy, self.sizes)?,
         };
         grads.add(self.x, dx)
@@ -94,7 +95,7 @@ impl Node for MeanPool {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = match dy.device() {
-            Device::Cpu => cpu::mean2_backward(&dy, self.sizes)?,
+            Device::Cpu => with_activation!(dy.dtype(), T => cpu::mean2_backward::<T>(&dy, self.sizes))?,
             Device::Cuda(index) => cuda::mean2_backward(index, &dy, self.sizes)?,
         };
         grads.add(self.x, dx)
@@ -103,14 +104,15 @@ impl Node for MeanPool {
 
 mod cpu {
     use super::Sizes;
-    use crate::device::{Device, DisjointMut, for_each_block};
+    use crate::device::{Device, DisjointMut, for_each_block, for_each_block_with};
     use crate::error::Result;
-    use crate::tensor::{Dtype, Tensor};
+    use crate::ops::Activation;
+    use crate::tensor::Tensor;
 
-    pub(super) fn nearest(x: &Tensor, s: Sizes) -> Result<Tensor> {
-        let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c], Dtype::F32, Device::Cpu)?;
-        let x = x.host::<f32>()?;
-        let out = DisjointMut::new(y.host_mut::<f32>()?);
+    pub(super) fn nearest<T: Activation>(x: &Tensor, s: Sizes) -> Result<Tensor> {
+        let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c], T::DTYPE, Device::Cpu)?;
+        let x = x.host::<T>()?;
+        let out = DisjointMut::new(y.host_mut::<T>()?);
         for_each_block(s.n * s.h_out, 4 * s.w_out * s.c, |row| {
             let (image, oy) = (row / s.h_out, row % s.h_out);
             let source = &x[(image * s.h + oy * s.h / s.h_out) * s.w * s.c..][..s.w * s.c];
@@ -122,30 +124,33 @@ mod cpu {
         Ok(y)
     }
 
-    pub(super) fn nearest_backward(dy: &Tensor, s: Sizes) -> Result<Tensor> {
-        let mut dx = Tensor::zeros([s.n, s.h, s.w, s.c], Dtype::F32, Device::Cpu)?;
-        let dy = dy.host::<f32>()?;
-        let out = DisjointMut::new(dx.host_mut::<f32>()?);
-        for_each_block(s.n * s.h, 4 * s.w_out * s.c, |row| {
+    pub(super) fn nearest_backward<T: Activation>(dy: &Tensor, s: Sizes) -> Result<Tensor> {
+        let mut dx = Tensor::empty([s.n, s.h, s.w, s.c], T::DTYPE, Device::Cpu)?;
+        let dy = dy.host::<T>()?;
+        let out = DisjointMut::new(dx.host_mut::<T>()?);
+        // Sums are f32 and rounded once.
+        for_each_block_with(s.n * s.h, 4 * s.w_out * s.c, s.w * s.c, |row, line| {
             let (image, iy) = (row / s.h, row % s.h);
-            let line = out.slice(row * s.w * s.c, s.w * s.c);
+            line.fill(0.0);
             // The output rows that read input row iy.
             let (first, last) = ((iy * s.h_out).div_ceil(s.h), ((iy + 1) * s.h_out).div_ceil(s.h));
             for oy in first..last {
                 let source = &dy[(image * s.h_out + oy) * s.w_out * s.c..][..s.w_out * s.c];
                 for (ox, pixel) in source.chunks_exact(s.c).enumerate() {
                     let target = &mut line[ox * s.w / s.w_out * s.c..][..s.c];
-                    target.iter_mut().zip(pixel).for_each(|(t, p)| *t += p);
+                    target.iter_mut().zip(pixel).for_each(|(t, p)| *t += p.widen());
                 }
             }
+            let target = out.slice(row * s.w * s.c, s.w * s.c);
+            target.iter_mut().zip(line).for_each(|(t, sum)| *t = T::narrow(*sum));
         });
         Ok(dx)
     }
 
-    pub(super) fn mean2(x: &Tensor, s: Sizes) -> Result<Tensor> {
-        let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c], Dtype::F32, Device::Cpu)?;
-        let x = x.host::<f32>()?;
-        let out = DisjointMut::new(y.host_mut::<f32>()?);
+    pub(super) fn mean2<T: Activation>(x: &Tensor, s: Sizes) -> Result<Tensor> {
+        let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c], T::DTYPE, Device::Cpu)?;
+        let x = x.host::<T>()?;
+        let out = DisjointMut::new(y.host_mut::<T>()?);
         for_each_block(s.n * s.h_out, 4 * s.w * s.c, |row| {
             let (image, oy) = (row / s.h_out, row % s.h_out);
             let line = out.slice(row * s.w_out * s.c, s.w_out * s.c);
@@ -154,23 +159,24 @@ mod cpu {
                 let (a, b) = (pixel(0, 2 * ox), pixel(0, 2 * ox + 1));
                 let (c, d) = (pixel(1, 2 * ox), pixel(1, 2 * ox + 1));
                 for i in 0..s.c {
-                    target[i] = 0.25 * ((a[i] + b[i]) + (c[i] + d[i]));
+                    let sum = (a[i].widen() + b[i].widen()) + (c[i].widen() + d[i].widen());
+                    target[i] = T::narrow(0.25 * sum);
                 }
             }
         });
         Ok(y)
     }
 
-    pub(super) fn mean2_backward(dy: &Tensor, s: Sizes) -> Result<Tensor> {
-        let mut dx = Tensor::zeros([s.n, s.h, s.w, s.c], Dtype::F32, Device::Cpu)?;
-        let dy = dy.host::<f32>()?;
-        let out = DisjointMut::new(dx.host_mut::<f32>()?);
+    pub(super) fn mean2_backward<T: Activation>(dy: &Tensor, s: Sizes) -> Result<Tensor> {
+        let mut dx = Tensor::zeros([s.n, s.h, s.w, s.c], T::DTYPE, Device::Cpu)?;
+        let dy = dy.host::<T>()?;
+        let out = DisjointMut::new(dx.host_mut::<T>()?);
         for_each_block(s.n * 2 * s.h_out, 4 * s.w * s.c, |row| {
             let (image, iy) = (row / (2 * s.h_out), row % (2 * s.h_out));
             let source = &dy[(image * s.h_out + iy / 2) * s.w_out * s.c..][..s.w_out * s.c];
             let line = out.slice((image * s.h + iy) * s.w * s.c, 2 * s.w_out * s.c);
             for (ix, pixel) in line.chunks_exact_mut(s.c).enumerate() {
-                pixel.iter_mut().zip(&source[ix / 2 * s.c..]).for_each(|(p, g)| *p = 0.25 * g);
+                pixel.iter_mut().zip(&source[ix / 2 * s.c..]).for_each(|(p, g)| *p = T::narrow(0.25 * g.widen()));
             }
         });
         Ok(dx)

@@ -1,15 +1,15 @@
 //! Sums over rows, the bias gradients of convolutions and linear layers.
 
-use super::{Kernel, Lanes, for_vectors, get, put};
+use super::{Kernel, Lanes, Number, for_vectors, get, put};
 
 /// The sum of each column of `rows`, whose width is that of `sums`; four rows a visit of the sums.
-pub(crate) struct RowSums<'a> {
-    pub(crate) rows: &'a [f32],
+pub(crate) struct RowSums<'a, T> {
+    pub(crate) rows: &'a [T],
     /// Overwritten.
     pub(crate) sums: &'a mut [f32],
 }
 
-impl Kernel for RowSums<'_> {
+impl<T: Number> Kernel for RowSums<'_, T> {
     type Output = ();
 
     #[inline(always)]

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// 32-bit IEEE floats: networks compute in them.
+    /// 32-bit IEEE floats: weights, sums, and activations unless they are bf16.
     F32,
     /// 64-bit IEEE floats, for samplers and oracles on the CPU.
     F64,
-    /// bfloat16, for storage.
+    /// bfloat16, for activations on the CPU.
     Bf16,
 }
 

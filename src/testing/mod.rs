@@ -7,6 +7,7 @@ pub mod cases;
 
 use crate::device::Device;
 use crate::error::Result;
+use crate::ops;
 use crate::rng::{Address, Purpose};
 use crate::tape::{Grads, Tape};
 use crate::tensor::{Dtype, Shape, Tensor};
@@ -70,17 +71,47 @@ impl Case {
     /// # Errors
     /// A sentence about the first disagreement.
     pub fn check(&self, device: Device) -> std::result::Result<(), String> {
-        let name = format!("{} [{}] on {device}", self.op, self.label);
+        self.check_with(&format!("{} [{}] on {device}", self.op, self.label), device, &[], 0.0)
+    }
+
+    /// Checks forward and backward on the CPU with the inputs of `activations` in bf16, and so the result. Inputs are rounded to bf16, for
+    /// the op and the oracle, and products of two are exact in f32: what is left beside f32's rounding are the `roundings` to bf16, of 2^-8
+    /// each, between a value or the gradient of an activation and the inputs.
+    ///
+    /// # Errors
+    /// As [`Case::check`].
+    pub fn check_bf16(mut self, activations: &[usize], roundings: usize) -> std::result::Result<(), String> {
+        self.inputs.iter_mut().flat_map(|input| &mut input.data).for_each(round);
+        let name = format!("{} [{}] in bf16", self.op, self.label);
+        self.check_with(&name, Device::Cpu, activations, roundings as f64 / 256.0)
+    }
+
+    fn check_with(
+        &self,
+        name: &str,
+        device: Device,
+        activations: &[usize],
+        rounding: f64,
+    ) -> std::result::Result<(), String> {
+        let is_bf16 = !activations.is_empty();
+        let dtype = |is_bf16: bool| if is_bf16 { Dtype::Bf16 } else { Dtype::F32 };
         let fail = |e: crate::Error| format!("{name}: {e}");
         let inputs: Vec<Tensor> = self
             .inputs
             .iter()
             .zip(&self.differentiable)
-            .map(|(a, d)| Ok(Tensor::from_slice(&a.to_f32(), a.shape)?.to_device(device)?.with_grad(*d)))
+            .enumerate()
+            .map(|(i, (a, d))| {
+                let input = ops::cast(&Tensor::from_slice(&a.to_f32(), a.shape)?, dtype(activations.contains(&i)))?;
+                Ok(input.to_device(device)?.with_grad(*d))
+            })
             .collect::<Result<_>>()
             .map_err(fail)?;
         let want = (self.oracle)(&self.inputs);
-        let dy = Array::normal(want.shape, 77, 1.0, 0.0);
+        let mut dy = Array::normal(want.shape, 77, 1.0, 0.0);
+        if is_bf16 {
+            dy.data.iter_mut().for_each(round);
+        }
         // Twice into the same gradients: a backward must add, never overwrite.
         let mut grads = Grads::new();
         for _ in 0..2 {
@@ -91,22 +122,37 @@ impl Case {
             if y.device() != device {
                 return Err(format!("{name}: the result is on {}", y.device()));
             }
-            compare(&name, &values(&y).map_err(fail)?, &want.data, tolerance(self.terms))?;
+            if y.dtype() != dtype(is_bf16) {
+                return Err(format!("{name}: the result is {:?}", y.dtype()));
+            }
+            compare(name, &values(&y).map_err(fail)?, &want.data, tolerance(self.terms) + rounding)?;
             if self.differentiable.iter().any(|d| *d) {
                 let cotangent = Tensor::from_slice(&dy.to_f32(), want.shape).map_err(fail)?;
+                let cotangent = ops::cast(&cotangent, y.dtype()).map_err(fail)?;
                 let cotangent = cotangent.to_device(device).map_err(fail)?;
                 tape.backward(&y, cotangent, &mut grads).map_err(fail)?;
             }
         }
         for (i, input) in inputs.iter().enumerate().filter(|(i, _)| self.differentiable[*i]) {
             let grad = grads.get(input).ok_or_else(|| format!("{name}: no gradient for input {i}"))?;
-            self.check_gradient(&name, i, &values(grad).map_err(fail)?, &dy)?;
+            if grad.dtype() != input.dtype() {
+                return Err(format!("{name}: the gradient of input {i} is {:?}", grad.dtype()));
+            }
+            let rounding = if input.dtype() == Dtype::Bf16 { rounding } else { 0.0 };
+            self.check_gradient(name, i, &values(grad).map_err(fail)?, &dy, rounding)?;
         }
         Ok(())
     }
 
     /// Central differences of ⟨oracle, dy⟩ against half of the accumulated gradient of input `i`.
-    fn check_gradient(&self, name: &str, i: usize, grad: &[f32], dy: &Array) -> std::result::Result<(), String> {
+    fn check_gradient(
+        &self,
+        name: &str,
+        i: usize,
+        grad: &[f32],
+        dy: &Array,
+        rounding: f64,
+    ) -> std::result::Result<(), String> {
         const STEP: f64 = 1e-5;
         let value = |inputs: &[Array]| (self.oracle)(inputs).data.iter().zip(&dy.data).map(|(y, d)| y * d).sum::<f64>();
         let count = self.inputs[i].data.len();
@@ -132,14 +178,20 @@ impl Case {
             &format!("{name}: gradient of input {i}, probes {:?}…", &probes[..probes.len().min(4)]),
             &got,
             &want,
-            tolerance(self.grad_terms),
+            tolerance(self.grad_terms) + rounding,
         )
     }
 }
 
-/// The elements, wherever they are.
+/// The elements as f32, wherever they are.
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.to_device(Device::Cpu)?.to_vec()
+    let tensor = tensor.to_device(Device::Cpu)?;
+    if tensor.dtype() == Dtype::Bf16 { ops::cast(&tensor, Dtype::F32)?.to_vec() } else { tensor.to_vec() }
+}
+
+/// To the nearest bf16.
+fn round(value: &mut f64) {
+    *value = half::bf16::from_f32(*value as f32).to_f64();
 }
 
 /// k terms summed in f32: 4·sqrt(k)·eps of the largest value, with a floor of 16 roundings for the elementary

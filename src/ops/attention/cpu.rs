@@ -4,6 +4,7 @@ use super::rows::{Dot, Probabilities, Softmax};
 use super::{Attention, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
+use crate::ops::pointwise::{narrow, widen};
 use crate::simd::dispatch;
 use crate::simd::gemm::{Left, Matrix, Right, multiply_panels};
 use crate::tensor::{Dtype, Tensor};
@@ -63,6 +64,10 @@ fn scale(s: Sizes) -> f32 {
 }
 
 pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Sizes) -> Result<(Tensor, Tensor)> {
+    if q.dtype() == Dtype::Bf16 {
+        let (y, lse) = forward(&widen(q)?, &widen(k)?, &widen(v)?, s)?;
+        return Ok((narrow(&y)?, lse));
+    }
     let mut y = Tensor::empty(q.shape(), Dtype::F32, Device::Cpu)?;
     let mut lse = Tensor::empty([s.n, s.heads, s.t], Dtype::F32, Device::Cpu)?;
     let (q, k, v) = (q.host::<f32>()?, k.host::<f32>()?, v.host::<f32>()?);
@@ -117,6 +122,12 @@ fn forward_block(
 
 pub(super) fn backward(node: &Attention, dy: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     let s = node.sizes;
+    if dy.dtype() == Dtype::Bf16 {
+        let [q, k, v, y] = [&node.q, &node.k, &node.v, &node.y].map(widen);
+        let wide = Attention { q: q?, k: k?, v: v?, y: y?, lse: node.lse.clone(), sizes: s };
+        let (dq, dk, dv) = backward(&wide, &widen(dy)?)?;
+        return Ok((narrow(&dq)?, narrow(&dk)?, narrow(&dv)?));
+    }
     let [mut dq, mut dk, mut dv] = [
         Tensor::empty(dy.shape(), Dtype::F32, Device::Cpu)?,
         Tensor::empty(dy.shape(), Dtype::F32, Device::Cpu)?,

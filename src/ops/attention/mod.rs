@@ -6,6 +6,7 @@
 //! Saved    q, k, v, y (shared) and the log-sum-exp of each row, `[n, heads, t]`; probabilities are recomputed.
 //! Cost     4·t²·c flops per image forward, 10·t²·c backward.
 //! Order    every sum runs over tokens or channels in order, tiles in order.
+//! Types    bf16 q, k, v are copied to f32, and results rounded.
 //! CUDA     `kernels/attention.cu`: tiles of 64 queries against tiles of 64 keys, online softmax.
 
 #[doc(hidden)]

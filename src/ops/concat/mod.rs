@@ -2,6 +2,7 @@
 //!
 //! Joined   what reads a skip connection takes two tensors as one: `group_norm`, and [`project`], the 1×1 convolution beside it. On the CPU they
 //!          read both where they lie, and no joined tensor is made or kept.
+//! Types    f32 or bf16, as its inputs are.
 //! Saved    nothing. Cost: one read and one write of each input. Kernels: `kernels/concat.cu`.
 
 #[doc(hidden)]
@@ -10,7 +11,7 @@ mod project;
 
 pub use project::project;
 
-use super::same_device;
+use super::{same_device, with_activation};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
@@ -82,7 +83,7 @@ pub fn concat_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (a, b) = (x.shape().last_size(), y.shape().last_size());
     Joined::from((x, y)).channels("concat")?;
     let joined = match same_device("concat", &[x, y])? {
-        Device::Cpu => cpu::join(x, y, a, b)?,
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::join::<T>(x, y, a, b))?,
         Device::Cuda(index) => cuda::join(index, x, y, a, b)?,
     };
     Ok(tape::push(joined, &[x, y], || Box::new(Concat { x: x.grad_slot(), y: y.grad_slot(), a, b })))
@@ -125,7 +126,7 @@ pub fn slice_channels(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
 
 fn part(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     match x.device() {
-        Device::Cpu => cpu::part(x, start, len),
+        Device::Cpu => with_activation!(x.dtype(), T => cpu::part::<T>(x, start, len)),
         Device::Cuda(index) => cuda::part(index, x, start, len),
     }
 }
@@ -143,7 +144,7 @@ impl Node for Slice {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = match dy.device() {
-            Device::Cpu => cpu::widen(&dy, self.start, self.width)?,
+            Device::Cpu => with_activation!(dy.dtype(), T => cpu::widen::<T>(&dy, self.start, self.width))?,
             Device::Cuda(index) => cuda::widen(index, &dy, self.start, self.width)?,
         };
         grads.add(self.x, dx)
@@ -153,15 +154,16 @@ impl Node for Slice {
 mod cpu {
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
-    use crate::tensor::{Dtype, Tensor};
+    use crate::ops::Activation;
+    use crate::tensor::Tensor;
 
     const ROWS: usize = 256;
 
-    pub(super) fn join(x: &Tensor, y: &Tensor, a: usize, b: usize) -> Result<Tensor> {
-        let mut joined = Tensor::empty(x.shape().with_last(a + b), Dtype::F32, Device::Cpu)?;
+    pub(super) fn join<T: Activation>(x: &Tensor, y: &Tensor, a: usize, b: usize) -> Result<Tensor> {
+        let mut joined = Tensor::empty(x.shape().with_last(a + b), T::DTYPE, Device::Cpu)?;
         let rows = joined.count() / (a + b).max(1);
-        let (x, y) = (x.host::<f32>()?, y.host::<f32>()?);
-        let out = DisjointMut::new(joined.host_mut::<f32>()?);
+        let (x, y) = (x.host::<T>()?, y.host::<T>()?);
+        let out = DisjointMut::new(joined.host_mut::<T>()?);
         for_each_block(rows.div_ceil(ROWS), 4 * ROWS * (a + b), |block| {
             for row in block * ROWS..rows.min((block + 1) * ROWS) {
                 let line = out.slice(row * (a + b), a + b);
@@ -173,12 +175,12 @@ mod cpu {
     }
 
     /// Channels `start..start + len` of `x`.
-    pub(super) fn part(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+    pub(super) fn part<T: Activation>(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
         let width = x.shape().last_size();
-        let mut out = Tensor::empty(x.shape().with_last(len), Dtype::F32, Device::Cpu)?;
+        let mut out = Tensor::empty(x.shape().with_last(len), T::DTYPE, Device::Cpu)?;
         let rows = x.count() / width.max(1);
-        let x = x.host::<f32>()?;
-        let target = DisjointMut::new(out.host_mut::<f32>()?);
+        let x = x.host::<T>()?;
+        let target = DisjointMut::new(out.host_mut::<T>()?);
         for_each_block(rows.div_ceil(ROWS), 4 * ROWS * len, |block| {
             for row in block * ROWS..rows.min((block + 1) * ROWS) {
                 target.slice(row * len, len).copy_from_slice(&x[row * width + start..][..len]);
@@ -188,10 +190,10 @@ mod cpu {
     }
 
     /// `x` as channels `start..` of a tensor of `width` channels, zero elsewhere.
-    pub(super) fn widen(x: &Tensor, start: usize, width: usize) -> Result<Tensor> {
+    pub(super) fn widen<T: Activation>(x: &Tensor, start: usize, width: usize) -> Result<Tensor> {
         let len = x.shape().last_size();
-        let mut out = Tensor::zeros(x.shape().with_last(width), Dtype::F32, Device::Cpu)?;
-        for (line, part) in out.host_mut::<f32>()?.chunks_exact_mut(width).zip(x.host::<f32>()?.chunks_exact(len)) {
+        let mut out = Tensor::zeros(x.shape().with_last(width), T::DTYPE, Device::Cpu)?;
+        for (line, part) in out.host_mut::<T>()?.chunks_exact_mut(width).zip(x.host::<T>()?.chunks_exact(len)) {
             line[start..start + len].copy_from_slice(part);
         }
         Ok(out)

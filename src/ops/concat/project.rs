@@ -4,7 +4,7 @@
 //! Cost     2·c_in·c_out flops a pixel forward, twice that backward, as the convolution of the joined tensor. The second tensor's product is
 //!          added to the first's where it lies, which reads and writes y once more.
 //! Order    each tensor's channels in order, then (first + second) + bias; dweight as `linear`.
-//! CUDA     one tensor, and any on a GPU, go to `conv2d`.
+//! Others   one tensor, bf16, and any on a GPU go to `conv2d`, joined.
 
 use super::super::conv2d::{Conv, conv2d};
 use super::super::kept;
@@ -37,12 +37,12 @@ use crate::tensor::{Dtype, Tensor, TensorId};
 /// ```
 pub fn project<'a>(x: impl Into<Joined<'a>>, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let x = x.into();
-    let (first, second) = match (x.second, x.first.device()) {
-        (Some(second), Device::Cpu) => (x.first, second),
-        (Some(second), _) => {
+    let (first, second) = match (x.second, x.first.device(), x.first.dtype()) {
+        (Some(second), Device::Cpu, Dtype::F32) => (x.first, second),
+        (Some(second), ..) => {
             return conv2d(&concat_channels(x.first, second)?, weight, bias, Conv::same(1), Default::default());
         }
-        (None, _) => return conv2d(x.first, weight, bias, Conv::same(1), Default::default()),
+        (None, ..) => return conv2d(x.first, weight, bias, Conv::same(1), Default::default()),
     };
     let c_in = x.channels("project")?;
     let Some([c_out, 1, 1, wants]) = weight.shape().nhwc() else {
@@ -81,7 +81,7 @@ impl Node for Project {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let c_out = dy.shape().last_size();
         if self.bias.is_some() {
-            grads.add(self.bias, narrow(&sum_rows(dy.host()?, 1, c_out), [c_out])?)?;
+            grads.add(self.bias, narrow(&sum_rows(&dy, 1, c_out)?, [c_out])?)?;
         }
         if self.weight.requires_grad() {
             grads.add(self.weight.grad_slot(), self.backward_weight(&dy)?)?;

@@ -1,7 +1,7 @@
 //! The CPU side of [`super::conv2d`].
 
 use super::windows::Windows;
-use super::{ConvExtras, Sizes, winograd};
+use super::{ConvExtras, Sizes, bf16, winograd};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
 use crate::ops::kept;
@@ -77,6 +77,9 @@ pub(super) fn forward(
     extras: ConvExtras<'_>,
     s: Sizes,
 ) -> Result<Tensor> {
+    if x.dtype() == Dtype::Bf16 {
+        return bf16::forward(x, weight, bias, extras, s);
+    }
     if let Some(scheme) = s.methods.forward {
         return winograd::forward(scheme, x, weight, bias, extras, s);
     }
@@ -118,6 +121,9 @@ pub(super) fn forward(
 }
 
 pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    if dy.dtype() == Dtype::Bf16 {
+        return bf16::backward_weight(x, dy, s);
+    }
     if let Some(scheme) = s.methods.backward_weight {
         return winograd::backward_weight(scheme, x, dy, s);
     }
@@ -144,7 +150,7 @@ pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
 
 /// Along one axis, for input positions of one residue modulo the stride: position `stride·i + residue` receives
 /// dy at `i + shift` through kernel tap `tap`, for each pair.
-fn taps(residue: usize, k: usize, s: &Sizes) -> Vec<(usize, isize)> {
+pub(super) fn taps(residue: usize, k: usize, s: &Sizes) -> Vec<(usize, isize)> {
     let stride = s.conv.stride as isize;
     // Descending taps have ascending shifts, so that with stride 1 neighbouring taps form one run.
     (0..k)
@@ -156,7 +162,7 @@ fn taps(residue: usize, k: usize, s: &Sizes) -> Vec<(usize, isize)> {
 }
 
 /// Zeros needed around dy along one axis of input size `size` and output size `size_out`.
-fn margin(size: usize, size_out: usize, k: usize, s: &Sizes) -> (usize, usize) {
+pub(super) fn margin(size: usize, size_out: usize, k: usize, s: &Sizes) -> (usize, usize) {
     let (mut before, mut after) = (0, 0);
     for residue in 0..s.conv.stride.min(size) {
         let last = ((size - 1 - residue) / s.conv.stride) as isize;
@@ -169,6 +175,9 @@ fn margin(size: usize, size_out: usize, k: usize, s: &Sizes) -> (usize, usize) {
 }
 
 pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    if dy.dtype() == Dtype::Bf16 {
+        return bf16::backward_x(weight, dy, s);
+    }
     if let Some(scheme) = s.methods.backward_x {
         return winograd::backward_x(scheme, weight, dy, s);
     }

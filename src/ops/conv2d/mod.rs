@@ -6,6 +6,7 @@
 //!          padded dy and the weight's taps reversed, one class of pixels for each residue modulo the stride. The weight
 //!          gradient sums outer products over pixels. On the CPU 3×3 kernels of stride 1 may go by Winograd's transforms instead
 //!          (`winograd.rs`, chosen by `method.rs`).
+//! Types    x, y and the residual may be bf16 (`bf16.rs`); weight, bias and their gradients are f32, and so are all sums.
 //! Saved    x and the weight (shared, not copied).
 //! Cost     2·kh·kw·c_in·c_out flops per output pixel forward, twice that backward; by Winograd 4/9 or 1/4 of it.
 //! Exact    F(2×2) doubles the root mean square of rounding errors at most, F(4×4) makes it 7.2 times as large (derived in `method.rs`, and
@@ -14,6 +15,7 @@
 //!          dweight, dbias and dper_image sum ranges of pixels that depend on the shape alone, and add those in order.
 //! Kernels  `kernels/conv2d.cu` and `kernels/gemm.cuh`; sums over pixels and 1×1 convolutions are those of `linear`.
 
+mod bf16;
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
@@ -187,7 +189,7 @@ impl Conv2d {
     fn backward_cpu(&self, dy: &Tensor, grads: &mut Grads) -> Result<()> {
         let Sizes { n, c_out, .. } = self.sizes;
         if self.bias.is_some() || self.per_image.is_some() {
-            let sums = sum_rows(dy.host()?, n, c_out);
+            let sums = sum_rows(dy, n, c_out)?;
             if self.per_image.is_some() {
                 grads.add(self.per_image, narrow(&sums, [n, c_out])?)?;
             }

@@ -3,7 +3,7 @@
 //! An image after the other, so that the second pass over one finds it in the cache; within an image, blocks of pixels
 //! with all their channels. Both are run in parallel: many images go to threads whole, few are shared block by block.
 
-use super::super::{Joined, narrow};
+use super::super::{Activation, Joined, narrow};
 use super::rows::{Apply, BackwardInput, BackwardSums, Sums};
 use super::{Film, GroupNormNode, Sizes};
 use crate::device::{Device, DisjointMut, Scratch, for_each_block};
@@ -64,20 +64,20 @@ impl<D> Part<D> {
 }
 
 /// The parts of images `[n,h,w,c]`, on the host.
-fn parts(x: Joined<'_>) -> Result<Vec<Part<&[f32]>>> {
+fn parts<T: Activation>(x: Joined<'_>) -> Result<Vec<Part<&[T]>>> {
     let mut parts = Vec::with_capacity(2);
     let mut first = 0;
     for x in x.tensors() {
         let c = x.shape().last_size();
-        parts.push(Part { data: x.host::<f32>()?, first, c });
+        parts.push(Part { data: x.host::<T>()?, first, c });
         first += c;
     }
     Ok(parts)
 }
 
 /// The same of one image.
-fn of_image<'a>(parts: &[Part<&'a [f32]>], image: usize, s: Sizes) -> Vec<Part<&'a [f32]>> {
-    let cut = |part: &Part<&'a [f32]>| {
+fn of_image<'a, T>(parts: &[Part<&'a [T]>], image: usize, s: Sizes) -> Vec<Part<&'a [T]>> {
+    let cut = |part: &Part<&'a [T]>| {
         let size = s.pixels * part.c;
         Part { data: &part.data[image * size..][..size], ..*part }
     };
@@ -129,21 +129,21 @@ impl<'a> Parameters<'a> {
     }
 }
 
-pub(super) fn forward(
+pub(super) fn forward<T: Activation>(
     x: Joined<'_>,
     weight: &Tensor,
     bias: &Tensor,
     film: Option<Film<'_>>,
     s: Sizes,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let parts = parts(x)?;
+    let parts = parts::<T>(x)?;
     let parameters = Parameters::new(weight, bias, film.map(|f| (f.scale, f.shift)))?;
     let (groups, size) = (s.norm.groups, s.pixels * s.c);
     let mut mean = Tensor::empty([s.n, groups], Dtype::F32, Device::Cpu)?;
     let mut rstd = Tensor::empty([s.n, groups], Dtype::F32, Device::Cpu)?;
-    let mut y = Tensor::empty(x.first.shape().with_last(s.c), Dtype::F32, Device::Cpu)?;
+    let mut y = Tensor::empty(x.first.shape().with_last(s.c), T::DTYPE, Device::Cpu)?;
     let (out_mean, out_rstd) = (DisjointMut::new(mean.host_mut::<f32>()?), DisjointMut::new(rstd.host_mut::<f32>()?));
-    let out = DisjointMut::new(y.host_mut::<f32>()?);
+    let out = DisjointMut::new(y.host_mut::<T>()?);
     for_each_block(s.n, 20 * size, |image| {
         let parts = of_image(&parts, image, s);
         let (mean, rstd) = (out_mean.slice(image * groups, groups), out_rstd.slice(image * groups, groups));
@@ -163,7 +163,7 @@ pub(super) fn forward(
 }
 
 /// Mean and 1/√(variance + norm_eps) of each group of one image.
-fn statistics(parts: &[Part<&[f32]>], s: Sizes, mean: &mut [f32], rstd: &mut [f32]) {
+fn statistics<T: Activation>(parts: &[Part<&[T]>], s: Sizes, mean: &mut [f32], rstd: &mut [f32]) {
     let (groups, per_group) = (s.norm.groups, s.per_group());
     // Of each block and group: mean, sum of squared distances. And room for sums and means of channels.
     let mut partial = Scratch::<f32>::take(s.blocks() * 2 * (groups + s.c));
@@ -209,21 +209,21 @@ fn statistics(parts: &[Part<&[f32]>], s: Sizes, mean: &mut [f32], rstd: &mut [f3
     }
 }
 
-pub(super) fn backward(node: GroupNormNode, dy: &Tensor, grads: &mut Grads) -> Result<()> {
+pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: &Tensor, grads: &mut Grads) -> Result<()> {
     let s = node.sizes;
     let (groups, size) = (s.norm.groups, s.pixels * s.c);
     let x = Joined { first: &node.x, second: node.x2.as_ref() };
-    let (parts, dy) = (parts(x)?, dy.host::<f32>()?);
+    let (parts, dy) = (parts::<T>(x)?, dy.host::<T>()?);
     let parameters = Parameters::new(&node.weight, &node.bias, node.film.as_ref().map(|(a, b)| (a, b)))?;
     let (mean, rstd) = (node.mean.host::<f32>()?, node.rstd.host::<f32>()?);
     let wanted = |x: &Tensor| match x.requires_grad() {
-        true => Tensor::empty(x.shape(), Dtype::F32, Device::Cpu).map(Some),
+        true => Tensor::empty(x.shape(), T::DTYPE, Device::Cpu).map(Some),
         false => Ok(None),
     };
     let mut dx = x.tensors().map(wanted).collect::<Result<Vec<_>>>()?;
-    let outs: Vec<Option<DisjointMut<'_, f32>>> = dx
+    let outs: Vec<Option<DisjointMut<'_, T>>> = dx
         .iter_mut()
-        .map(|dx| Ok(dx.as_mut().map(|dx| dx.host_mut::<f32>()).transpose()?.map(DisjointMut::new)))
+        .map(|dx| Ok(dx.as_mut().map(|dx| dx.host_mut::<T>()).transpose()?.map(DisjointMut::new)))
         .collect::<Result<_>>()?;
     // Σ dz and Σ dz·x̂ over the pixels of each image and channel.
     let (mut dz_sum, mut dzx_sum) = (Scratch::<f64>::take(s.n * s.c), Scratch::<f64>::take(s.n * s.c));
@@ -233,7 +233,7 @@ pub(super) fn backward(node: GroupNormNode, dy: &Tensor, grads: &mut Grads) -> R
         let (mean, rstd) = (&mean[image * groups..][..groups], &rstd[image * groups..][..groups]);
         let affine = parameters.affine(image, mean, rstd, s);
         let (sum, sum_x) = (out_sum.slice(image * s.c, s.c), out_sum_x.slice(image * s.c, s.c));
-        let dx: Vec<Option<DisjointMut<'_, f32>>> = outs
+        let dx: Vec<Option<DisjointMut<'_, T>>> = outs
             .iter()
             .zip(&parts)
             .map(|(out, part)| {
@@ -257,12 +257,12 @@ pub(super) fn backward(node: GroupNormNode, dy: &Tensor, grads: &mut Grads) -> R
 }
 
 /// Σ dz and Σ dz·x̂ over the pixels of one image; leaves dz in `dx` where there is one and SiLU follows.
-fn backward_sums(
-    parts: &[Part<&[f32]>],
-    dy: &[f32],
+fn backward_sums<T: Activation>(
+    parts: &[Part<&[T]>],
+    dy: &[T],
     affine: &Affine,
     (mean, rstd): (&[f32], &[f32]),
-    dx: &[Option<DisjointMut<'_, f32>>],
+    dx: &[Option<DisjointMut<'_, T>>],
     sum: &mut [f64],
     sum_x: &mut [f64],
     s: Sizes,
@@ -298,12 +298,12 @@ fn backward_sums(
 }
 
 /// dx = slope·dz + a·x + b of one image: the group's means of dx̂ and dx̂·x̂ are taken off, with x̂ = (x − mean)·rstd expanded.
-fn backward_input(
-    parts: &[Part<&[f32]>],
-    dy: &[f32],
+fn backward_input<T: Activation>(
+    parts: &[Part<&[T]>],
+    dy: &[T],
     affine: &Affine,
     (mean, rstd): (&[f32], &[f32]),
-    dx: &[Option<DisjointMut<'_, f32>>],
+    dx: &[Option<DisjointMut<'_, T>>],
     image: usize,
     parameters: &Parameters<'_>,
     (sum, sum_x): (&[f64], &[f64]),

@@ -10,6 +10,7 @@
 //!          Chan's formula.
 //! Parts    x may be two tensors side by side along channels, as a skip connection has them: the CPU reads both where they lie, and gives each its
 //!          gradient; the bits are those of the joined tensor. On a GPU they are joined first.
+//! Types    x and y may be bf16; statistics, sums, weights and their gradients are f32. Backward rounds dz to bf16 where SiLU follows.
 //! CUDA     `kernels/group_norm.cu`; its blocks of pixels depend on the size of an image alone.
 
 #[doc(hidden)]
@@ -18,7 +19,7 @@ mod cpu;
 mod cuda;
 mod rows;
 
-use super::{Joined, concat_channels, image_shape, same_device};
+use super::{Joined, concat_channels, image_shape, same_device, with_activation};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
@@ -98,7 +99,7 @@ pub fn group_norm<'a>(
         x.tensors().chain([weight, bias]).chain(film.iter().flat_map(|f| [f.scale, f.shift])).collect();
     let sizes = Sizes { n, pixels: h * w, c, norm };
     let (y, mean, rstd) = match same_device("group_norm", &inputs)? {
-        Device::Cpu => cpu::forward(x, weight, bias, film, sizes)?,
+        Device::Cpu => with_activation!(x.first.dtype(), T => cpu::forward::<T>(x, weight, bias, film, sizes))?,
         Device::Cuda(index) => cuda::forward(index, x.first, weight, bias, film, sizes)?,
     };
     Ok(tape::push(y, &inputs, || {
@@ -142,7 +143,7 @@ impl Node for GroupNormNode {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         match dy.device() {
-            Device::Cpu => cpu::backward(*self, &dy, grads),
+            Device::Cpu => with_activation!(dy.dtype(), T => cpu::backward::<T>(*self, &dy, grads)),
             Device::Cuda(index) => cuda::backward(index, &self, &dy, grads),
         }
     }

@@ -1,18 +1,18 @@
 //! The loops of [`super::cpu`] over the pixels of a block, each of which is a row of all channels, or of those of one of two tensors; a part of
 //! wider rows is given as (rows, width, first channel).
 
-use crate::simd::{Kernel, Lanes, for_vectors, get, put};
+use crate::simd::{Kernel, Lanes, Number, for_vectors, get, put};
 
 /// Σ (x − centre) or Σ (x − centre)² of each channel over a block's rows, four rows a visit of the sums.
-pub(super) struct Sums<'a> {
-    pub(super) rows: &'a [f32],
+pub(super) struct Sums<'a, T> {
+    pub(super) rows: &'a [T],
     /// `[c]`; without one, plain sums are taken.
     pub(super) centre: Option<&'a [f32]>,
     /// `[c]`, overwritten.
     pub(super) sums: &'a mut [f32],
 }
 
-impl Kernel for Sums<'_> {
+impl<T: Number> Kernel for Sums<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -56,15 +56,15 @@ impl Kernel for Sums<'_> {
 }
 
 /// y = silu(x·slope + offset), or without SiLU.
-pub(super) struct Apply<'a> {
-    pub(super) x: &'a [f32],
+pub(super) struct Apply<'a, T> {
+    pub(super) x: &'a [T],
     pub(super) slope: &'a [f32],
     pub(super) offset: &'a [f32],
-    pub(super) y: (&'a mut [f32], usize, usize),
+    pub(super) y: (&'a mut [T], usize, usize),
     pub(super) silu: bool,
 }
 
-impl Kernel for Apply<'_> {
+impl<T: Number> Kernel for Apply<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -90,9 +90,9 @@ fn silu_slope<V: Lanes>(z: V) -> V {
 }
 
 /// dz = dy·silu'(x·slope + offset), and Σ dz, Σ dz·(x − mean) of each channel over a block's rows.
-pub(super) struct BackwardSums<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) dy: (&'a [f32], usize, usize),
+pub(super) struct BackwardSums<'a, T> {
+    pub(super) x: &'a [T],
+    pub(super) dy: (&'a [T], usize, usize),
     pub(super) slope: &'a [f32],
     pub(super) offset: &'a [f32],
     pub(super) mean: &'a [f32],
@@ -101,11 +101,11 @@ pub(super) struct BackwardSums<'a> {
     /// `[c]`, overwritten.
     pub(super) sum_x: &'a mut [f32],
     /// Receives dz; empty where nobody wants it, or where it is dy.
-    pub(super) dz: &'a mut [f32],
+    pub(super) dz: &'a mut [T],
     pub(super) silu: bool,
 }
 
-impl Kernel for BackwardSums<'_> {
+impl<T: Number> Kernel for BackwardSums<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -132,16 +132,16 @@ impl Kernel for BackwardSums<'_> {
 }
 
 /// dx = slope·dz + (a·x + b), where dx holds dz if `dy` is not given.
-pub(super) struct BackwardInput<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) dy: Option<(&'a [f32], usize, usize)>,
+pub(super) struct BackwardInput<'a, T> {
+    pub(super) x: &'a [T],
+    pub(super) dy: Option<(&'a [T], usize, usize)>,
     pub(super) slope: &'a [f32],
     pub(super) a: &'a [f32],
     pub(super) b: &'a [f32],
-    pub(super) dx: &'a mut [f32],
+    pub(super) dx: &'a mut [T],
 }
 
-impl Kernel for BackwardInput<'_> {
+impl<T: Number> Kernel for BackwardInput<'_, T> {
     type Output = ();
 
     #[inline(always)]

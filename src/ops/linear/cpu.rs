@@ -1,5 +1,6 @@
 //! The CPU side of [`super::linear`]: three products. The packed weight of the forward pass is kept where it will be asked for again.
 
+use super::bf16;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::kept;
@@ -13,6 +14,9 @@ pub(super) fn forward(
     residual: Option<&Tensor>,
     mut y: Tensor,
 ) -> Result<Tensor> {
+    if x.dtype() == Dtype::Bf16 {
+        return bf16::forward(x, weight, bias, residual, y);
+    }
     let (c_in, c_out) = (weight.shape()[1], weight.shape()[0]);
     let x = x.host::<f32>()?;
     let bias = bias.map(Tensor::host::<f32>).transpose()?;
@@ -32,6 +36,9 @@ pub(super) fn forward(
 }
 
 pub(super) fn backward_x(x: &Tensor, weight: &Tensor, dy: &Tensor, rows: usize) -> Result<Tensor> {
+    if dy.dtype() == Dtype::Bf16 {
+        return bf16::backward_x(x, weight, dy);
+    }
     let (c_in, c_out) = (weight.shape()[1], weight.shape()[0]);
     let mut dx = Tensor::empty(x.shape(), Dtype::F32, Device::Cpu)?;
     let (dy, w) = (Matrix::lines(dy.host()?, c_out), Matrix::by_k(weight.host()?, c_in));
@@ -40,6 +47,9 @@ pub(super) fn backward_x(x: &Tensor, weight: &Tensor, dy: &Tensor, rows: usize) 
 }
 
 pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, rows: usize) -> Result<Tensor> {
+    if dy.dtype() == Dtype::Bf16 {
+        return bf16::backward_weight(x, dy, rows);
+    }
     let (c_in, c_out) = (x.shape().last_size(), dy.shape().last_size());
     let mut dweight = Tensor::empty([c_out, c_in], Dtype::F32, Device::Cpu)?;
     let (dy, x) = (Matrix::by_k(dy.host()?, c_out), Matrix::by_k(x.host()?, c_in));

@@ -4,8 +4,10 @@
 //! Cost     2·rows·c_in·c_out flops forward, twice that backward; compute bound from about 64 channels on.
 //! Order    both operands are packed (`simd::gemm`); each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows. On a GPU dweight and dbias sum
 //!          ranges of rows that depend on the shape alone, and add those in order.
+//! Types    x, y and the residual may be bf16 (`bf16.rs`); weight, bias and their gradients are f32, and so are all sums.
 //! Kernels  `kernels/linear.cu` and `kernels/gemm.cuh`, which `conv2d` uses too.
 
+mod bf16;
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
@@ -15,7 +17,7 @@ use super::{narrow, same_device, sum_rows};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
-use crate::tensor::{Dtype, Tensor, TensorId};
+use crate::tensor::{Tensor, TensorId};
 
 /// `y = x·weightᵀ + bias + residual`.
 ///
@@ -54,7 +56,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Opti
     }
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(residual).collect();
     let y = match same_device("linear", &inputs)? {
-        Device::Cpu => cpu::forward(x, weight, bias, residual, Tensor::empty(out_shape, Dtype::F32, Device::Cpu)?)?,
+        Device::Cpu => cpu::forward(x, weight, bias, residual, Tensor::empty(out_shape, x.dtype(), Device::Cpu)?)?,
         Device::Cuda(index) => {
             let sizes = cuda::Sizes { rows: x.count() / c_in.max(1), c_in, c_out };
             cuda::forward(index, x, weight, bias, residual, out_shape, sizes)?
@@ -87,7 +89,7 @@ impl Node for Linear {
         match dy.device() {
             Device::Cpu => {
                 if self.bias.is_some() {
-                    grads.add(self.bias, narrow(&sum_rows(dy.host()?, 1, c_out), [c_out])?)?;
+                    grads.add(self.bias, narrow(&sum_rows(&dy, 1, c_out)?, [c_out])?)?;
                 }
                 if self.weight.requires_grad() {
                     grads.add(self.weight.grad_slot(), cpu::backward_weight(&self.x, &dy, rows)?)?;

@@ -1,0 +1,166 @@
+//! The CPU side of [`super::conv2d`] for bf16 images: products of bf16 pairs, sums in f32, direct (no transforms).
+//!
+//! Weights stay f32 and are rounded while they are packed; their gradient is f32. Images are padded to an even number of channels where
+//! theirs is odd, so that a pixel is whole words.
+
+use super::cpu::{margin, taps};
+use super::{ConvExtras, Sizes};
+use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+use crate::error::Result;
+use crate::ops::kept;
+use crate::simd::pairs::{self, Line, Outer, Output, PairRun, Rows};
+use crate::tensor::{Dtype, Tensor};
+use half::bf16;
+
+/// Images with zeros around them: `[n, h, w, c]` in words of two channels.
+struct Padded<'a> {
+    data: PaddedData<'a>,
+    h: usize,
+    w: usize,
+    c: usize,
+}
+
+enum PaddedData<'a> {
+    Same(&'a [u32]),
+    Copy(Scratch<u32>),
+}
+
+impl Padded<'_> {
+    fn words(&self) -> &[u32] {
+        match &self.data {
+            PaddedData::Same(words) => words,
+            PaddedData::Copy(words) => words,
+        }
+    }
+
+    /// First word of pixel (y, x) of image i.
+    fn at(&self, i: usize, y: usize, x: usize) -> usize {
+        ((i * self.h + y) * self.w + x) * self.c
+    }
+}
+
+/// Pads `n` images of `h`×`w`×`c` by (before, after) rows and columns; no copy where nothing is added.
+fn pad<'a>(x: &'a [bf16], [n, h, w, c]: [usize; 4], rows: (usize, usize), columns: (usize, usize)) -> Padded<'a> {
+    let (hp, wp, words) = (h + rows.0 + rows.1, w + columns.0 + columns.1, c.div_ceil(2));
+    if (hp, wp, 2 * words) == (h, w, c) {
+        return Padded { data: PaddedData::Same(bytemuck::cast_slice(x)), h, w, c: words };
+    }
+    let mut data = Scratch::<u32>::take(n * hp * wp * words);
+    let out = DisjointMut::new(&mut data);
+    for_each_block(n * hp, 4 * wp * c, |row| {
+        let (image, y) = (row / hp, row % hp);
+        let line = out.slice(row * wp * words, wp * words);
+        if y < rows.0 || y >= rows.0 + h {
+            line.fill(0);
+            return;
+        }
+        let source = &x[(image * h + y - rows.0) * w * c..][..w * c];
+        let (left, rest) = line.split_at_mut(columns.0 * words);
+        let (middle, right) = rest.split_at_mut(w * words);
+        left.fill(0);
+        right.fill(0);
+        let middle: &mut [bf16] = bytemuck::cast_slice_mut(middle);
+        if c == 2 * words {
+            middle.copy_from_slice(source);
+            return;
+        }
+        for (to, from) in middle.chunks_exact_mut(2 * words).zip(source.chunks_exact(c)) {
+            to[..c].copy_from_slice(from);
+            to[c] = bf16::ZERO;
+        }
+    });
+    Padded { data: PaddedData::Copy(data), h: hp, w: wp, c: words }
+}
+
+pub(super) fn forward(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    extras: ConvExtras<'_>,
+    s: Sizes,
+) -> Result<Tensor> {
+    let [rows, columns] = s.conv.pad_after.map(|after| (s.conv.pad_before, after));
+    let padded = pad(x.host()?, [s.n, s.h, s.w, s.c_in], rows, columns);
+    let len = s.kw * padded.c;
+    let runs: Vec<PairRun> = (0..s.kh).map(|ky| PairRun { a: ky * padded.w * padded.c, b: ky * len, len }).collect();
+    let pack = |w: &[f32]| pairs::forward_weights(w, [s.c_out, s.kh * s.kw, s.c_in]);
+    let packed = kept(weight, ("conv2d bf16", [s.kh * len, s.c_out]), pack)?;
+    let bias = bias.map(Tensor::host::<f32>).transpose()?;
+    let per_image = extras.per_image.map(Tensor::host::<f32>).transpose()?;
+    let residual = extras.residual.map(Tensor::host::<bf16>).transpose()?;
+    let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c_out], Dtype::Bf16, Device::Cpu)?;
+    let out = DisjointMut::new(y.host_mut::<bf16>()?);
+    let pixels = s.h_out * s.w_out;
+    let base = |p: usize| {
+        let (image, y, x) = (p / pixels, p % pixels / s.w_out, p % s.w_out);
+        padded.at(image, y * s.conv.stride, x * s.conv.stride)
+    };
+    let x = Rows { words: padded.words(), base, runs: &runs };
+    let per_group = per_image.map(|e| (e, pixels));
+    pairs::multiply_rows(
+        s.n * pixels,
+        x,
+        &packed,
+        Output { y: out, place: |p| p * s.c_out, bias, per_group, residual },
+    );
+    Ok(y)
+}
+
+pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    let (x, dy) = (x.host::<bf16>()?, dy.host::<bf16>()?);
+    let mut dweight = Tensor::empty([s.c_out, s.kh, s.kw, s.c_in], Dtype::F32, Device::Cpu)?;
+    // Rows of x are counted with those of the padding.
+    let (stride, before) = (s.conv.stride, s.conv.pad_before);
+    let padded = s.h + before + s.conv.pad_after[0];
+    let sizes = Outer { rows: s.n * s.h_out, width: s.w_out, channels: [s.c_out, s.c_in], kernel: [s.kh, s.kw] };
+    let left = |row: usize| Line::whole(&dy[row * s.w_out * s.c_out..][..s.w_out * s.c_out]);
+    let first = |row: usize| row / s.h_out * padded + row % s.h_out * stride;
+    let right = |row: usize, kx: usize| match (row % padded).checked_sub(before) {
+        Some(y) if y < s.h => {
+            let pixels = &x[(row / padded * s.h + y) * s.w * s.c_in..][..s.w * s.c_in];
+            Line { pixels, start: kx as isize - before as isize, step: stride }
+        }
+        _ => Line::whole(&[]),
+    };
+    pairs::accumulate_outer(dweight.host_mut::<f32>()?, sizes, left, first, right);
+    Ok(dweight)
+}
+
+pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+    let w = weight.host::<f32>()?;
+    let (rows, columns) = (margin(s.h, s.h_out, s.kh, &s), margin(s.w, s.w_out, s.kw, &s));
+    let padded = pad(dy.host()?, [s.n, s.h_out, s.w_out, s.c_out], rows, columns);
+    let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], Dtype::Bf16, Device::Cpu)?;
+    let out = DisjointMut::new(dx.host_mut::<bf16>()?);
+    let stride = s.conv.stride;
+    for residue_y in 0..stride.min(s.h) {
+        for residue_x in 0..stride.min(s.w) {
+            let (taps_y, taps_x) = (taps(residue_y, s.kh, &s), taps(residue_x, s.kw, &s));
+            // One run for each tap, joined where they touch; the packed rows follow the same order.
+            let (mut runs, mut order): (Vec<PairRun>, Vec<usize>) = (Vec::new(), Vec::new());
+            for &(ky, shift_y) in &taps_y {
+                for &(kx, shift_x) in &taps_x {
+                    let (y, x) = (shift_y + rows.0 as isize, shift_x + columns.0 as isize);
+                    let a = padded.at(0, y as usize, x as usize);
+                    match runs.last_mut() {
+                        Some(run) if run.a + run.len == a => run.len += padded.c,
+                        _ => runs.push(PairRun { a, b: order.len() * padded.c, len: padded.c }),
+                    }
+                    order.push(ky * s.kw + kx);
+                }
+            }
+            let packed = pairs::backward_weights(w, [s.c_out, s.kh * s.kw, s.c_in], &order);
+            let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
+            let class = class_h * class_w;
+            let base = |p: usize| padded.at(p / class, p % class / class_w, p % class_w);
+            let dy = Rows { words: padded.words(), base, runs: &runs };
+            let place = |p: usize| {
+                let (image, i, x) = (p / class, p % class / class_w, p % class_w);
+                ((image * s.h + stride * i + residue_y) * s.w + stride * x + residue_x) * s.c_in
+            };
+            let to = Output { y: out, place, bias: None, per_group: None, residual: None };
+            pairs::multiply_rows(s.n * class, dy, &packed, to);
+        }
+    }
+    Ok(dx)
+}
