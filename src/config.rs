@@ -2,7 +2,7 @@
 
 use crate::data::Dataset;
 use crate::error::{Error, Result, nearest, unknown_name};
-use crate::nn::{BlockType, ClassEmbed, UNetConfig};
+use crate::nn::{BlockType, ClassEmbed, Precision, UNetConfig};
 use crate::ops::ConvAccuracy;
 use crate::optim::LrSchedule;
 use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention};
@@ -121,6 +121,9 @@ pub struct TrainConfig {
     /// same numbers.
     #[serde(default)]
     pub recompute: bool,
+    /// What activations and products are: `f32` or `bf16`; weights, gradients of weights and checkpoints are f32 either way.
+    #[serde(default = "default_precision")]
+    pub precision: String,
 }
 
 // Settings that runs of older versions do not have.
@@ -130,6 +133,10 @@ fn default_process() -> String {
 
 fn default_conv_accuracy() -> String {
     "default".into()
+}
+
+fn default_precision() -> String {
+    "f32".into()
 }
 
 fn default_rho() -> f64 {
@@ -200,6 +207,7 @@ impl TrainConfig {
             resnet_time_scale_shift: "default".into(),
             conv_accuracy: default_conv_accuracy(),
             recompute: false,
+            precision: default_precision(),
         };
         match name {
             "digits" => Ok(digits),
@@ -331,6 +339,7 @@ impl TrainConfig {
             }
         }
         ConvAccuracy::from_name(&self.conv_accuracy)?;
+        Precision::from_name(&self.precision)?;
         LrSchedule::from_name(&self.lr_schedule)?;
         self.scheduler()?.check_trainable()
     }

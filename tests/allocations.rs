@@ -77,9 +77,10 @@ fn training_steps_after_five_make_no_allocation_of_a_page_or_more() {
     FIRST.lock().unwrap().take();
 
     let dataset = Dataset::load("digits", 0).unwrap();
-    for batch in [16, 64] {
+    for (batch, precision) in [(16, "f32"), (64, "f32"), (16, "bf16"), (64, "bf16")] {
         for dropout in [0.0, 0.1] {
-            let config = TrainConfig { batch, dropout, ..TrainConfig::preset("digits").unwrap() };
+            let config =
+                TrainConfig { batch, dropout, precision: precision.into(), ..TrainConfig::preset("digits").unwrap() };
             let mut trainer = Trainer::new(&config, &dataset, tweedie::device::Device::Cpu).unwrap();
             for _ in 0..5 {
                 trainer.train_step().unwrap();
@@ -91,13 +92,15 @@ fn training_steps_after_five_make_no_allocation_of_a_page_or_more() {
             ENABLED.store(false, Ordering::Relaxed);
             outcome.unwrap();
             let more = pool_stats().held - held;
-            assert!(more < LARGE, "batch {batch}, dropout {dropout}: the pool took {more} bytes more");
+            assert!(more < LARGE, "{precision}, batch {batch}, dropout {dropout}: the pool took {more} bytes more");
             let count = COUNT.swap(0, Ordering::Relaxed);
             if let Some((size, place)) = FIRST.lock().unwrap().take() {
                 let place = place.to_string();
                 let frames: Vec<&str> = place.lines().filter(|line| line.contains(" ./src/")).collect();
                 let frames = if frames.is_empty() { place.clone() } else { frames.join("\n") };
-                panic!("batch {batch}, dropout {dropout}: {count} allocations, the first of {size} bytes:\n{frames}");
+                panic!(
+                    "{precision}, batch {batch}, dropout {dropout}: {count} allocations, the first of {size} bytes:\n{frames}"
+                );
             }
         }
     }

@@ -219,7 +219,6 @@ fn flags_of_sample_out_of_range_are_named_with_what_is_allowed() {
         (&["--weights", "best"], &["--weights best", "ema", "raw"]),
         (&["--device", "tpu"], &["--device tpu", "expected auto, cpu, cuda or cuda:INDEX", "use --device cpu"]),
         (&["--device", "cuda:x"], &["--device cuda:x", "expected auto, cpu, cuda or cuda:INDEX"]),
-        (&["--precision", "bf16"], &["--precision bf16", "f32 only", "use --precision f32"]),
         (&["--precision", "f8"], &["--precision f8", "expected f32 or bf16"]),
         (&["--threads", "100000"], &["--threads 100000", "256"]),
         (&["--out", "x.jpg"], &["--out x.jpg", ".png, .gif or .safetensors"]),
@@ -349,7 +348,7 @@ fn training_settings_that_cannot_be_are_named_with_what_is_allowed() {
         (&["--lr", "nan"], &["--lr NaN", "above 0"]),
         (&["--save-every", "0"], &["--save-every 0", "at least 1"]),
         (&["--device", "tpu"], &["--device tpu", "expected auto, cpu, cuda"]),
-        (&["--precision", "bf16"], &["--precision bf16", "f32 only"]),
+        (&["--precision", "f8"], &["--precision f8", "expected f32 or bf16"]),
         (&["--data", "digit"], &["data set \"digit\" is unknown", "known: digits", "did you mean \"digits\"?"]),
         (&["--data", "no/such/folder"], &["\"no/such/folder\"", "IDX images", "does not exist"]),
     ];

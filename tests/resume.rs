@@ -109,6 +109,23 @@ fn one_two_and_three_threads_make_the_same_checkpoint() {
 }
 
 #[test]
+fn a_run_in_bf16_resumes_on_other_threads_in_the_same_bits_and_keeps_its_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let with = |steps, threads| {
+        ["--set", "lr_schedule=constant", "--precision", "bf16", "--steps", steps, "--threads", threads]
+    };
+    train_tiny(&whole, &with("6", "2"));
+    train_tiny(&parts, &with("3", "1"));
+    // Nothing is said of the precision: it belongs to the run.
+    succeed(TRAIN, ["--out", text(&parts), "--resume", "--steps", "6", "--threads", "3"]);
+    assert_same_run(&parts, &whole, 6);
+    let plain = folder.path().join("plain");
+    train_tiny(&plain, &["--set", "lr_schedule=constant", "--steps", "6"]);
+    assert_ne!(column(&plain, "loss"), column(&whole, "loss"), "bf16 changed nothing");
+}
+
+#[test]
 fn threads_may_change_when_a_run_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use tweedie::data::Dataset;
 use tweedie::error::unknown_name;
 use tweedie::eval::{LossOptions, denoising_loss};
+use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::Pipeline;
 use tweedie::{Error, Result, cli};
@@ -57,6 +58,9 @@ struct Args {
     /// How the CPU computes convolutions: exact, default or fast (errors of 1e-6 to 3e-6 each)
     #[arg(long, value_name = "NAME", default_value = "default")]
     conv_accuracy: String,
+    /// f32, or bf16 for activations and products on the CPU
+    #[arg(long, default_value = "f32")]
+    precision: String,
     /// Print one JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -68,7 +72,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = cli::check_machine(&args.device, "f32")?;
+    let precision = Precision::from_name(&args.precision)?;
+    let device = cli::check_machine(&args.device, precision)?;
     set_conv_accuracy(ConvAccuracy::from_name(&args.conv_accuracy)?);
     if args.count == Some(0) {
         return Err(Error::Usage("--count 0: expected at least 1".into()));
@@ -77,7 +82,7 @@ fn run(args: &Args) -> Result<()> {
         return Err(unknown_name("metric", name, &["loss"]));
     }
     let weights = cli::weights_flag(&args.weights)?;
-    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?;
+    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?.with_precision(precision);
     match (&args.forward, &args.out) {
         (Some(input), Some(output)) => forward(&pipeline, input, output),
         _ => measure(args, &pipeline),

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tweedie::cli::{self, OutputKind};
+use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::{Pipeline, SampleOptions};
 use tweedie::sampler::{Churn, Corrector, DdimNoise, GridKind, SamplerKind, SamplerOptions};
@@ -108,7 +109,7 @@ struct Args {
     /// Images per network evaluation; the result does not depend on it
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// f32 (bf16 is not in this version)
+    /// f32, or bf16 for activations and products on the CPU
     #[arg(long, default_value = "f32")]
     precision: String,
     /// FILE.png, FILE.gif or FILE.safetensors (x0 [n,h,w,c] in [-1,1])
@@ -177,7 +178,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = cli::check_machine(&args.device, &args.precision)?;
+    let precision = Precision::from_name(&args.precision)?;
+    let device = cli::check_machine(&args.device, precision)?;
     set_conv_accuracy(ConvAccuracy::from_name(&args.conv_accuracy)?);
     let kind = OutputKind::of("--out", &args.out)?;
     let trajectory = match &args.trajectory {
@@ -188,7 +190,7 @@ fn run(args: &Args) -> Result<()> {
     args.check_flags(sampler)?;
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;
-    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?;
+    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?.with_precision(precision);
     cli::check_time_convention(args.time_convention.as_deref(), &pipeline)?;
     let tau = args.tau.as_deref().map(cli::read_tau).transpose()?;
     let all = pipeline.scheduler().num_train_timesteps;

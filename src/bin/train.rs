@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
 use tweedie::config::TrainConfig;
+use tweedie::nn::Precision;
 use tweedie::train::{RunOptions, TrainSummary, saved_config, train};
 use tweedie::{Error, Result, cli};
 
@@ -51,9 +52,9 @@ struct Args {
     /// auto (a GPU if there is one), cpu, cuda or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: String,
-    /// f32 (bf16 is not in this version)
-    #[arg(long, default_value = "f32")]
-    precision: String,
+    /// f32, or bf16 for activations and products on the CPU [default: f32]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
     /// How the CPU computes convolutions: exact, default or fast [default: default]
     #[arg(long, value_name = "NAME")]
     conv_accuracy: Option<String>,
@@ -97,6 +98,7 @@ impl Args {
         put("seed", self.seed.map(int));
         put("conv_accuracy", self.conv_accuracy.clone().map(Value::String));
         put("recompute", self.recompute.then_some(Value::Boolean(true)));
+        put("precision", self.precision.clone().map(Value::String));
         put("save_every", self.save_every.map(int));
         table
     }
@@ -133,8 +135,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = cli::check_machine(&args.device, &args.precision)?;
     let (out, config) = args.settings()?;
+    let device = cli::check_machine(&args.device, Precision::from_name(&config.precision)?)?;
     let options = RunOptions { out, resume: args.resume, overwrite: args.overwrite, device };
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::TensorFile;
 use crate::io::tensors::{Entry, write_tensors};
-use crate::nn::{ClassEmbed, ClassInput};
+use crate::nn::{ClassEmbed, ClassInput, Precision};
 use crate::pipeline::{Class, Pipeline, Weights};
 use crate::process::{TimeConvention, Variance};
 use crate::sampler::parse_tau;
@@ -45,16 +45,18 @@ pub fn with_threads(threads: usize, body: impl FnOnce() -> Result<()> + Send) ->
     pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))?.install(body)
 }
 
-/// Checks `--device` and `--precision`.
+/// Checks `--device`, and that it can compute in `precision`.
 ///
 /// # Errors
-/// [`Error::Usage`] for unknown texts, [`Error::Device`] for a device that cannot be used.
-pub fn check_machine(device: &str, precision: &str) -> Result<Device> {
-    match precision {
-        "f32" => Device::from_flag(device),
-        "bf16" => Err(Error::Usage("--precision bf16: this version computes in f32 only; use --precision f32".into())),
-        other => Err(Error::Usage(format!("--precision {other}: expected f32 or bf16"))),
+/// [`Error::Usage`] for an unknown text or a precision that the device does not have, [`Error::Device`] for a device that cannot be used.
+pub fn check_machine(device: &str, precision: Precision) -> Result<Device> {
+    let device = Device::from_flag(device)?;
+    if precision == Precision::Bf16 && device != Device::Cpu {
+        return Err(Error::Usage(format!(
+            "--precision bf16: {device} computes in f32 only; use --precision f32 or --device cpu"
+        )));
     }
+    Ok(device)
 }
 
 /// A bar on stderr with the time left; `message` on its right is set by the caller. Hidden if stderr is no terminal.

@@ -15,9 +15,41 @@ pub use param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 pub use unet::{ClassInput, UNet};
 pub use unet_config::{BlockType, ClassEmbed, MAX_SIDE, UNetConfig};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rng::Address;
-use crate::tensor::Tensor;
+use crate::tensor::{Dtype, Tensor};
+
+/// What activations are kept and products are computed in. Weights, their gradients, statistics and sums are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16, on the CPU: half the memory, and twice the rate of products where the processor has AVX-512 BF16.
+    Bf16,
+}
+
+impl Precision {
+    /// Reads `f32` or `bf16`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn from_name(name: &str) -> Result<Precision> {
+        match name {
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Bf16),
+            other => Err(Error::Usage(format!("--precision {other}: expected f32 or bf16"))),
+        }
+    }
+
+    /// The element type of activations.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Precision::F32 => Dtype::F32,
+            Precision::Bf16 => Dtype::Bf16,
+        }
+    }
+}
 
 /// How a forward pass runs.
 #[derive(Clone, Copy, Debug)]

@@ -8,12 +8,12 @@ use super::layers::{Conv2d, Norm, TimeEmbedding};
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::res_block::ResBlock;
 use super::unet_config::{BlockType, ClassEmbed, UNetConfig};
-use super::{Mode, Network};
+use super::{Mode, Network, Precision};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::{self, Conv, ConvExtras, GroupNorm, Joined};
 use crate::tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Dtype, Tensor};
 use std::sync::Arc;
 
 /// What conditions each image.
@@ -59,6 +59,7 @@ pub struct UNet {
     norm_out: Norm,
     conv_out: Conv2d,
     recompute: bool,
+    precision: Precision,
 }
 
 impl UNet {
@@ -106,6 +107,7 @@ impl UNet {
             norm_out,
             conv_out,
             recompute: false,
+            precision: Precision::F32,
         })
     }
 
@@ -113,6 +115,11 @@ impl UNet {
     /// time, the same bits.
     pub fn with_recompute(self, recompute: bool) -> UNet {
         UNet { recompute, ..self }
+    }
+
+    /// The same network, computing in `precision`; a new one computes in f32.
+    pub fn with_precision(self, precision: Precision) -> UNet {
+        UNet { precision, ..self }
     }
 
     /// The configuration.
@@ -131,7 +138,7 @@ impl UNet {
     /// * `t` — `[n]`, times as the network was trained on them (DDPM index)
     /// * `class` — what the configuration's class conditioning wants, or `None` without one
     ///
-    /// Returns `[n, h, w, out_channels]`. Differentiable in x and the parameters.
+    /// Returns `[n, h, w, out_channels]`, f32 in each precision. Differentiable in x and the parameters.
     ///
     /// # Errors
     /// [`Error::Shape`] if sizes disagree; [`Error::Usage`] if class labels are missing, out of range or not wanted.
@@ -155,7 +162,7 @@ impl UNet {
         }
         let emb = tape::scope("time_embedding", || self.embedding(p, t, class, x.device()))?;
         let centred = if self.config.center_input_sample { Some(ops::affine(x, 2.0, -1.0)?) } else { None };
-        let x = centred.as_ref().unwrap_or(x);
+        let x = &ops::cast(centred.as_ref().unwrap_or(x), self.precision.dtype())?;
         let mut h = tape::scope("conv_in", || self.conv_in.forward(p, x, Conv::same(3), ConvExtras::default()))?;
         let shared = (self.recompute && tape::is_recording()).then(|| Arc::new(p.clone()));
         let run = |block: &Arc<Block>, x: Joined<'_>| match &shared {
@@ -199,7 +206,8 @@ impl UNet {
             }
         }
         h = tape::scope("conv_norm_out", || self.norm_out.forward(p, &h, None))?;
-        tape::scope("conv_out", || self.conv_out.forward(p, &h, Conv::same(3), ConvExtras::default()))
+        let y = tape::scope("conv_out", || self.conv_out.forward(p, &h, Conv::same(3), ConvExtras::default()))?;
+        ops::cast(&y, Dtype::F32)
     }
 
     /// SiLU of the sum of time and class embeddings: every residual block begins with it.

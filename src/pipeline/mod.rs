@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::io::folder::{ModelFolder, TweedieJson};
 use crate::io::tensors::TensorFile;
 use crate::io::weights::open_params;
-use crate::nn::{ClassEmbed, ClassInput, MAX_SIDE, Mode, Params, UNet};
+use crate::nn::{ClassEmbed, ClassInput, MAX_SIDE, Mode, Params, Precision, UNet};
 use crate::process::SchedulerConfig;
 use crate::tensor::Tensor;
 use std::path::Path;
@@ -100,6 +100,11 @@ impl Pipeline {
     /// [`Error::Device`] if the device cannot be used or its memory does not suffice.
     pub fn to_device(self, device: Device) -> Result<Pipeline> {
         Ok(Pipeline { params: self.params.to_device(device)?, ..self })
+    }
+
+    /// The same model, computing in `precision`; a loaded one computes in f32, whatever it was trained in.
+    pub fn with_precision(self, precision: Precision) -> Pipeline {
+        Pipeline { unet: self.unet.with_precision(precision), ..self }
     }
 
     /// The network.

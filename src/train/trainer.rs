@@ -6,7 +6,7 @@ use crate::data::{Dataset, Loader};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loss;
-use crate::nn::{ClassEmbed, ClassInput, Mode, Params, UNet, initialise};
+use crate::nn::{ClassEmbed, ClassInput, Mode, Params, Precision, UNet, initialise};
 use crate::optim::{self, LrSchedule, Moments, Outcome, UpdateSettings};
 use crate::process::{Level, Process, SchedulerConfig};
 use crate::rng::{Address, Purpose};
@@ -71,7 +71,8 @@ impl<'a> Trainer<'a> {
                 config.data
             )));
         }
-        let unet = UNet::new(&config.unet(dataset)?)?.with_recompute(config.recompute);
+        let precision = Precision::from_name(&config.precision)?;
+        let unet = UNet::new(&config.unet(dataset)?)?.with_recompute(config.recompute).with_precision(precision);
         let raw = initialise(unet.specs(), config.seed)?.to_device(device)?;
         let ema = Params::new(unet.specs(), raw.tensors().to_vec(), false)?;
         let moments = Moments::zeros(&raw)?;
