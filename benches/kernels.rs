@@ -16,7 +16,7 @@ use std::time::Instant;
 use tweedie::ops::{self, AdamW, AdamWEntry, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tape::{Grads, Tape};
-use tweedie::tensor::{Shape, Tensor};
+use tweedie::tensor::{Dtype, Shape, Tensor};
 use tweedie::{Error, Result};
 
 const NOTES: &str = "naive: plain f32 loops on one thread (benches/common/naive.rs), timed on one image or on a part of \
@@ -52,6 +52,7 @@ fn main() -> Result<()> {
         reverse_step(&mut bench, [n, 32, 32, 3], false)?;
         reverse_step(&mut bench, [n, 32, 32, 3], true)?;
     }
+    bf16(&mut bench)?;
     adamw(&mut bench, 10_000_000)?;
     bench.finish(NOTES)
 }
@@ -201,6 +202,61 @@ fn group_norm(bench: &mut Bench, [n, h, w, c]: [usize; 4], groups: usize) -> Res
             naive_backward: &|dy| naive::group_norm_silu_backward(first, wh, bh, &dy[..h * w * c], s),
         },
     )
+}
+
+/// The products and the norm of a network in bf16. What they compute is tested; there is no naive side.
+fn bf16(bench: &mut Bench) -> Result<()> {
+    let cast = |x: Tensor| Ok::<_, Error>(ops::cast(&x, Dtype::Bf16)?.with_grad(true));
+    for (n, size, c, stride) in [(16, 32, 128, 1), (16, 16, 256, 1), (16, 32, 128, 2)] {
+        let x = cast(normal([n, size, size, c], 1, 1.0)?)?;
+        let (weight, bias) = (normal([c, 3, 3, c], 2, 0.03)?, normal([c], 3, 1.0)?);
+        let conv = Conv { stride, ..Conv::same(3) };
+        let flops = ConvShape { n, size, c_in: c, c_out: c, k: 3, stride }.flops();
+        let of_stride = if stride == 1 { String::new() } else { format!(" stride {stride}") };
+        let name = format!("bf16 conv2d 3x3{of_stride} {c}->{c} {n}x{size}x{size}");
+        passes(bench, &name, [Work::Flops(flops), Work::Flops(2.0 * flops)], &|| {
+            ops::conv2d(&x, &weight, Some(&bias), conv, ConvExtras::default())
+        })?;
+    }
+    let x = cast(normal([4096, 512], 1, 1.0)?)?;
+    let (weight, bias) = (normal([2048, 512], 2, 0.04)?, normal([2048], 3, 1.0)?);
+    let flops = 2.0 * 4096.0 * 512.0 * 2048.0;
+    let forward = || ops::linear(&x, &weight, Some(&bias), None);
+    passes(bench, "bf16 linear 4096x512->2048", [Work::Flops(flops), Work::Flops(2.0 * flops)], &forward)?;
+    let x = cast(normal([16, 32, 32, 128], 1, 1.0)?)?;
+    let (weight, bias) = (normal([128], 2, 1.0)?, normal([128], 3, 1.0)?);
+    let norm = GroupNorm { groups: 32, norm_eps: 1e-5, silu: true };
+    let bytes = 2.0 * x.count() as f64;
+    let forward = || ops::group_norm(&x, &weight, &bias, None, norm);
+    passes(bench, "bf16 group_norm+silu 16x32x32x128 32 groups", [2.0, 3.0].map(|n| Work::Bytes(n * bytes)), &forward)
+}
+
+/// Measures an op forward and backward.
+fn passes(bench: &mut Bench, name: &str, work: [Work; 2], forward: &dyn Fn() -> Result<Tensor>) -> Result<()> {
+    let dy = normal(forward()?.shape(), 99, 1.0)?;
+    let dy = ops::cast(&dy, forward()?.dtype())?.with_grad(false);
+    let mut grads = Grads::new();
+    for (pass, work) in ["forward", "backward"].into_iter().zip(work) {
+        let name = format!("{name} {pass}");
+        let measured = bench.measure(&name, work, || {
+            grads.clear();
+            if pass == "forward" {
+                let begin = Instant::now();
+                let y = black_box(forward()?);
+                let time = begin.elapsed();
+                drop(y);
+                return Ok(time);
+            }
+            let (y, tape) = Tape::record(forward)?;
+            let begin = Instant::now();
+            tape.backward(&y, dy.clone(), &mut grads)?;
+            Ok(begin.elapsed())
+        });
+        if let Some(seconds) = measured {
+            bench.push(Row { name, seconds, work, naive: None, extra: vec![] });
+        }
+    }
+    Ok(())
 }
 
 /// A clipped ancestral step in the middle of a run.

@@ -20,7 +20,7 @@ use tweedie::Result;
 use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::{pool_stats, reset_pool_peak};
-use tweedie::nn::{Mode, UNet, initialise};
+use tweedie::nn::{Mode, Precision, UNet, initialise};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tensor::Tensor;
 use tweedie::train::Trainer;
@@ -33,11 +33,13 @@ fn main() -> Result<()> {
         return profile::run();
     }
     let mut bench = Bench::new("unet");
-    train(&mut bench, "digits", 64, &Dataset::load("digits", 0)?)?;
-    train(&mut bench, "small", 64, &noise_images([128, 28, 28, 1], 10)?)?;
     let images = noise_images([16, 32, 32, 3], 0)?;
-    infer(&mut bench, "cifar10", 1, &images)?;
-    train(&mut bench, "cifar10", 8, &images)?;
+    for precision in ["f32", "bf16"] {
+        train(&mut bench, "digits", 64, &Dataset::load("digits", 0)?, precision)?;
+        train(&mut bench, "small", 64, &noise_images([128, 28, 28, 1], 10)?, precision)?;
+        infer(&mut bench, "cifar10", 1, &images, precision)?;
+        train(&mut bench, "cifar10", 8, &images, precision)?;
+    }
     bench.finish(NOTES)
 }
 
@@ -55,14 +57,20 @@ fn push(bench: &mut Bench, name: String, seconds: f64, batch: usize, work: Work)
     bench.push(Row { name, seconds, work, naive: None, extra });
 }
 
-fn train(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Result<()> {
-    let config = TrainConfig { batch, ..TrainConfig::preset(preset)? };
+/// Rows of f32 have no suffix.
+fn suffix(precision: &str) -> String {
+    if precision == "f32" { String::new() } else { format!(" {precision}") }
+}
+
+fn train(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset, precision: &str) -> Result<()> {
+    let config = TrainConfig { batch, precision: precision.into(), ..TrainConfig::preset(preset)? };
     let [h, w, c] = data.shape();
     let flops = UNetFlops::of(&UNet::new(&config.unet(data)?)?, [h, w]);
     let work = Work::Flops(batch as f64 * flops.training());
     let mut trainer = Trainer::new(&config, data, tweedie::device::Device::Cpu)?;
     reset_pool_peak();
-    let name = format!("{preset} training step {batch}x{h}x{w}x{c} {:.2} M", trainer.parameter_count() as f64 / 1e6);
+    let parameters = trainer.parameter_count() as f64 / 1e6;
+    let name = format!("{preset}{} training step {batch}x{h}x{w}x{c} {parameters:.2} M", suffix(precision));
     let measured = bench.measure(&name, work, || {
         let begin = Instant::now();
         trainer.train_step()?;
@@ -74,10 +82,10 @@ fn train(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Resul
     Ok(())
 }
 
-fn infer(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Result<()> {
+fn infer(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset, precision: &str) -> Result<()> {
     let config = TrainConfig::preset(preset)?;
     let [h, w, c] = data.shape();
-    let unet = UNet::new(&config.unet(data)?)?;
+    let unet = UNet::new(&config.unet(data)?)?.with_precision(Precision::from_name(precision)?);
     let params = initialise(unet.specs(), 0)?;
     let work = Work::Flops(batch as f64 * UNetFlops::of(&unet, [h, w]).forward());
     let mut values = vec![0.0_f32; batch * h * w * c];
@@ -85,7 +93,8 @@ fn infer(bench: &mut Bench, preset: &str, batch: usize, data: &Dataset) -> Resul
     let x = Tensor::from_slice(&values, [batch, h, w, c])?;
     let times = vec![500.0; batch];
     reset_pool_peak();
-    let name = format!("{preset} forward {batch}x{h}x{w}x{c} {:.2} M", params.count() as f64 / 1e6);
+    let parameters = params.count() as f64 / 1e6;
+    let name = format!("{preset}{} forward {batch}x{h}x{w}x{c} {parameters:.2} M", suffix(precision));
     let measured = bench.measure(&name, work, || {
         let begin = Instant::now();
         let y = unet.forward(&params, &x, &times, None, Mode::Inference)?;

@@ -7,7 +7,7 @@ use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::Device;
 use tweedie::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
-use tweedie::nn::{Mode, UNet, initialise};
+use tweedie::nn::{Mode, Precision, UNet, initialise};
 use tweedie::ops::{self, AdamW, AdamWEntry, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
 use tweedie::pipeline::Pipeline;
 use tweedie::rng::{Address, Purpose};
@@ -21,6 +21,9 @@ pub(crate) type Run = Box<dyn FnMut() -> Result<Duration>>;
 
 /// The networks, on images of 32×32 with 3 channels and with 1.
 pub(crate) const PRESETS: [&str; 2] = ["cifar10", "small"];
+
+/// Suffixes of items' names.
+const PRECISIONS: [(&str, Precision); 2] = [("", Precision::F32), ("_bf16", Precision::Bf16)];
 
 /// What of an op is timed.
 #[derive(Clone, Copy, PartialEq)]
@@ -50,6 +53,11 @@ impl Item {
         &self.name
     }
 
+    /// What the other side calls it, and the only variant of theirs that ours stands beside, if it is in bf16.
+    pub(crate) fn theirs(&self) -> (&str, Option<&str>) {
+        self.name.strip_suffix("_bf16").map_or((&self.name, None), |name| (name, Some("bf16")))
+    }
+
     /// Makes its tensors.
     pub(crate) fn prepare(&self) -> Result<Run> {
         (self.make)()
@@ -59,12 +67,18 @@ impl Item {
 /// Everything that is compared, in the order of the table.
 pub(crate) fn all() -> Vec<Item> {
     let mut items = Vec::new();
-    for n in [1, 4, 16] {
-        items.push(Item::new(format!("unet_cifar10_forward_{n}"), move || unet_forward("cifar10", [n, 32, 32, 3])));
+    for (suffix, p) in PRECISIONS {
+        for n in [1, 4, 16] {
+            let name = format!("unet_cifar10_forward_{n}{suffix}");
+            items.push(Item::new(name, move || unet_forward("cifar10", [n, 32, 32, 3], p)));
+        }
+        let mut add = |name: &str, make: fn(Precision) -> Result<Run>| {
+            items.push(Item::new(format!("{name}{suffix}"), move || make(p)));
+        };
+        add("unet_cifar10_train_8", |p| train_step("cifar10", [8, 32, 32, 3], p));
+        add("unet_small_forward_64", |p| unet_forward("small", [64, 32, 32, 1], p));
+        add("unet_small_train_64", |p| train_step("small", [64, 32, 32, 1], p));
     }
-    items.push(Item::new("unet_cifar10_train_8", || train_step("cifar10", [8, 32, 32, 3])));
-    items.push(Item::new("unet_small_forward_64", || unet_forward("small", [64, 32, 32, 1])));
-    items.push(Item::new("unet_small_train_64", || train_step("small", [64, 32, 32, 1])));
     let convs = [
         ("conv_128", [16, 32, 128, 128, 1]),
         ("conv_256", [16, 16, 256, 256, 1]),
@@ -77,12 +91,15 @@ pub(crate) fn all() -> Vec<Item> {
         ("weight_grad", Pass::WeightGrad),
         ("both_grads", Pass::Backward),
     ];
-    for (name, sizes) in convs {
-        items.extend(passes.map(|(kind, pass)| Item::new(format!("{name}_{kind}"), move || conv(sizes, pass))));
+    for ((name, sizes), (suffix, p)) in convs.into_iter().flat_map(|conv| PRECISIONS.map(|p| (conv, p))) {
+        let item = |(kind, pass)| Item::new(format!("{name}_{kind}{suffix}"), move || conv(sizes, pass, p));
+        items.extend(passes.map(item));
     }
     for (kind, pass) in [("forward", Pass::Forward), ("backward", Pass::Backward)] {
         items.push(Item::new(format!("attention_{kind}"), move || attention(pass)));
-        items.push(Item::new(format!("linear_{kind}"), move || linear(pass)));
+        for (suffix, p) in PRECISIONS {
+            items.push(Item::new(format!("linear_{kind}{suffix}"), move || linear(pass, p)));
+        }
         items.push(Item::new(format!("group_norm_{kind}"), move || group_norm(pass)));
     }
     items.push(Item::new("adamw", adamw));
@@ -118,7 +135,8 @@ fn pass_of(pass: Pass, forward: impl Fn() -> Result<Tensor> + 'static) -> Result
     if pass == Pass::Forward {
         return Ok(Box::new(move || timed(&forward)));
     }
-    let dy = normal(forward()?.shape(), 99, 1.0)?;
+    let y = forward()?;
+    let dy = ops::cast(&normal(y.shape(), 99, 1.0)?, y.dtype())?;
     let mut grads = Grads::new();
     Ok(Box::new(move || {
         grads.clear();
@@ -187,27 +205,30 @@ pub(crate) fn first_row(folder: &Path) -> Result<Vec<f32>> {
     Ok(y.host::<f32>()?.iter().step_by(c).take(w).copied().collect())
 }
 
-fn unet_forward(preset: &str, shape: [usize; 4]) -> Result<Run> {
-    let unet = UNet::new(&settings(preset, 1)?.unet(&noise_images([2, shape[1], shape[2], shape[3]])?)?)?;
+fn unet_forward(preset: &str, shape: [usize; 4], precision: Precision) -> Result<Run> {
+    let config = settings(preset, 1)?.unet(&noise_images([2, shape[1], shape[2], shape[3]])?)?;
+    let unet = UNet::new(&config)?.with_precision(precision);
     let params = initialise(unet.specs(), 0)?;
     let (x, times) = (wave(shape)?, vec![500.0; shape[0]]);
     Ok(Box::new(move || timed(|| unet.forward(&params, &x, &times, None, Mode::Inference))))
 }
 
 /// Draw, forward, backward, clip, update and average.
-pub(crate) fn train_step(preset: &str, shape: [usize; 4]) -> Result<Run> {
+pub(crate) fn train_step(preset: &str, shape: [usize; 4], precision: Precision) -> Result<Run> {
     let [n, h, w, c] = shape;
     // Some are held out. The trainer borrows them for as long as the program runs: some hundred KiB.
     let data: &'static Dataset = Box::leak(Box::new(noise_images([2 * n, h, w, c])?));
-    let mut trainer = Trainer::new(&settings(preset, n)?, data, Device::Cpu)?;
+    let name = if precision == Precision::Bf16 { "bf16" } else { "f32" };
+    let config = TrainConfig { precision: name.into(), ..settings(preset, n)? };
+    let mut trainer = Trainer::new(&config, data, Device::Cpu)?;
     Ok(Box::new(move || timed(|| trainer.train_step())))
 }
 
 // ---- single operations ----
 
-fn conv([n, size, c_in, c_out, stride]: [usize; 5], pass: Pass) -> Result<Run> {
+fn conv([n, size, c_in, c_out, stride]: [usize; 5], pass: Pass, precision: Precision) -> Result<Run> {
     let (of_input, of_weight) = (pass != Pass::WeightGrad, pass != Pass::InputGrad);
-    let x = normal([n, size, size, c_in], 1, 1.0)?.with_grad(of_input);
+    let x = ops::cast(&normal([n, size, size, c_in], 1, 1.0)?, precision.dtype())?.with_grad(of_input);
     let scale = 1.0 / ((9 * c_in) as f32).sqrt();
     let weight = normal([c_out, 3, 3, c_in], 2, scale)?.with_grad(of_weight);
     let bias = normal([c_out], 3, 1.0)?.with_grad(of_weight);
@@ -221,8 +242,8 @@ fn attention(pass: Pass) -> Result<Run> {
     pass_of(pass, move || ops::attention(&q, &k, &v, 1))
 }
 
-fn linear(pass: Pass) -> Result<Run> {
-    let x = normal([4096, 512], 1, 1.0)?.with_grad(true);
+fn linear(pass: Pass, precision: Precision) -> Result<Run> {
+    let x = ops::cast(&normal([4096, 512], 1, 1.0)?, precision.dtype())?.with_grad(true);
     let weight = normal([2048, 512], 2, 0.04)?.with_grad(true);
     let bias = normal([2048], 3, 1.0)?.with_grad(true);
     pass_of(pass, move || ops::linear(&x, &weight, Some(&bias), None))

@@ -121,10 +121,12 @@ fn models() -> Result<PathBuf> {
 fn measure(item: &Item, peers: &mut [Peer], options: &Options, record: &mut Record) -> Result<()> {
     let mut work = item.prepare()?;
     let mut ours = vec![work()?.as_secs_f64() * 1e3, work()?.as_secs_f64() * 1e3];
+    let (theirs, only) = item.theirs();
     let mut sides = Vec::new();
     for (index, peer) in peers.iter_mut().enumerate() {
-        for variant in peer.variants(item.name()).into_iter().filter(|v| options.wants(item.name(), Some(v))) {
-            match peer.run(item.name(), &variant, 1, 1) {
+        let wanted = |v: &String| only.is_none_or(|only| only == v) && options.wants(item.name(), Some(v));
+        for variant in peer.variants(theirs).into_iter().filter(wanted) {
+            match peer.run(theirs, &variant, 1, 1) {
                 Ok(first) => sides.push(Side { peer: index, variant, rounds: first }),
                 Err(error) => println!("{:28} {variant}: left out: {error}", item.name()),
             }
@@ -152,7 +154,7 @@ fn measure(item: &Item, peers: &mut [Peer], options: &Options, record: &mut Reco
         for (side, &count) in sides.iter_mut().zip(&counts) {
             settle();
             let peer = &mut peers[side.peer];
-            side.rounds.push(median(&mut peer.run(item.name(), &side.variant, count, warm_ups(count))?));
+            side.rounds.push(median(&mut peer.run(theirs, &side.variant, count, warm_ups(count))?));
         }
         free &= watch.was_quiet();
     }

@@ -6,6 +6,7 @@ use crate::{Options, cores, items};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use tweedie::nn::Precision;
 use tweedie::{Error, Result};
 
 /// Asks this program to train in a process of its own and to print its memory.
@@ -91,7 +92,7 @@ fn value(command: &mut Command, unit: &str) -> Result<f64> {
 
 /// Three training steps of the large network, then the peak of this process's resident memory in MiB.
 pub(crate) fn train_and_report() -> Result<()> {
-    let mut step = items::train_step("cifar10", [8, 32, 32, 3])?;
+    let mut step = items::train_step("cifar10", [8, 32, 32, 3], Precision::F32)?;
     for _ in 0..3 {
         step()?;
     }
