@@ -8,7 +8,10 @@ use tweedie::data::Dataset;
 use tweedie::device::Device;
 use tweedie::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
 use tweedie::nn::{Mode, Precision, UNet, initialise};
-use tweedie::ops::{self, AdamW, AdamWEntry, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
+use tweedie::ops::set_conv_accuracy;
+use tweedie::ops::{
+    self, AdamW, AdamWEntry, Conv, ConvAccuracy, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs,
+};
 use tweedie::pipeline::Pipeline;
 use tweedie::rng::{Address, Purpose};
 use tweedie::tape::{Grads, Tape};
@@ -24,6 +27,9 @@ pub(crate) const PRESETS: [&str; 2] = ["cifar10", "small"];
 
 /// Suffixes of items' names.
 const PRECISIONS: [(&str, Precision); 2] = [("", Precision::F32), ("_bf16", Precision::Bf16)];
+
+/// As the name without it, with F(4×4) convolutions.
+const FAST: &str = "_fast";
 
 /// What of an op is timed.
 #[derive(Clone, Copy, PartialEq)]
@@ -55,6 +61,9 @@ impl Item {
 
     /// What the other side calls it, and the only variant of theirs that ours stands beside, if it is in bf16.
     pub(crate) fn theirs(&self) -> (&str, Option<&str>) {
+        if let Some(name) = self.name.strip_suffix(FAST) {
+            return (name, None);
+        }
         self.name.strip_suffix("_bf16").map_or((&self.name, None), |name| (name, Some("bf16")))
     }
 
@@ -79,6 +88,13 @@ pub(crate) fn all() -> Vec<Item> {
         add("unet_small_forward_64", |p| unet_forward("small", [64, 32, 32, 1], p));
         add("unet_small_train_64", |p| train_step("small", [64, 32, 32, 1], p));
     }
+    for n in [1, 4, 16] {
+        let name = format!("unet_cifar10_forward_{n}{FAST}");
+        items.push(Item::new(name, move || fast(unet_forward("cifar10", [n, 32, 32, 3], Precision::F32)?)));
+    }
+    items.push(Item::new(format!("unet_cifar10_train_8{FAST}"), || {
+        fast(train_step("cifar10", [8, 32, 32, 3], Precision::F32)?)
+    }));
     let convs = [
         ("conv_128", [16, 32, 128, 128, 1]),
         ("conv_256", [16, 16, 256, 256, 1]),
@@ -110,6 +126,16 @@ pub(crate) fn all() -> Vec<Item> {
         }
     }
     items
+}
+
+/// The same with F(4×4), which is of the whole process: set for the time of a run.
+fn fast(mut run: Run) -> Result<Run> {
+    Ok(Box::new(move || {
+        set_conv_accuracy(ConvAccuracy::Fast);
+        let time = run();
+        set_conv_accuracy(ConvAccuracy::Default);
+        time
+    }))
 }
 
 /// Times `work`; what it returns is freed after the clock was read.
