@@ -105,6 +105,7 @@ fn run(options: &Options) -> Result<()> {
     );
     for item in items::all().into_iter().filter(|item| wanted(item.name())) {
         measure(&item, &mut peers, options, &mut record)?;
+        record.save()?;
     }
     process::measure(&wanted, &mut peers, &models, options, &mut record)?;
     record.finish()

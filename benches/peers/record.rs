@@ -74,25 +74,33 @@ impl Record {
         }
     }
 
-    /// Writes the rows and says what was left out.
+    /// Writes the rows so far: a run that is stopped keeps what it measured.
     ///
     /// # Errors
     /// [`Error::Io`] if they cannot be written.
-    pub(crate) fn finish(self) -> Result<()> {
-        let mut refused = self.refused;
-        refused.dedup();
-        if !refused.is_empty() {
-            println!("not recorded, the cores were not free: {}", refused.join(" "));
-        }
-        if self.lines.is_empty() {
+    pub(crate) fn save(&mut self) -> Result<()> {
+        let lines = std::mem::take(&mut self.lines);
+        if lines.is_empty() {
             return Ok(());
         }
         let path = path();
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
         let is_new = file.metadata().map_or(true, |data| data.len() == 0);
-        let text = format!("{}{}", if is_new { HEADER } else { "" }, self.lines);
-        file.write_all(text.as_bytes()).map_err(Error::io("write", &path))?;
-        println!("Rows: {}", path.display());
+        let text = format!("{}{lines}", if is_new { HEADER } else { "" });
+        file.write_all(text.as_bytes()).map_err(Error::io("write", &path))
+    }
+
+    /// As [`Record::save`], and says what was left out.
+    ///
+    /// # Errors
+    /// As [`Record::save`].
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.save()?;
+        self.refused.dedup();
+        if !self.refused.is_empty() {
+            println!("not recorded, the cores were not free: {}", self.refused.join(" "));
+        }
+        println!("Rows: {}", path().display());
         Ok(())
     }
 }
