@@ -1,4 +1,4 @@
-//! Oracles and case tables of [`super`].
+//! Oracles and case tables of [`super::concat_channels`], [`super::slice_channels`] and [`super::project`].
 
 use super::{concat_channels, project, slice_channels};
 use crate::testing::{Array, Case};
