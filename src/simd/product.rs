@@ -79,14 +79,13 @@ pub(crate) fn accumulate_outer(
     segment_offsets: &[usize],
     a: (&[f32], &[usize]),
     b: (&[f32], &[usize]),
-    parallel: bool,
 ) {
     let (a, b) = (OuterOperand { data: a.0, offsets: a.1 }, OuterOperand { data: b.0, offsets: b.1 });
     let k = a.offsets.len();
     assert_eq!(k, b.offsets.len(), "operands have {k} and {} rows", b.offsets.len());
     check_outer(&a, rows, 0);
     check_outer(&b, segment, segment_offsets.iter().copied().max().unwrap_or(0));
-    let width = segments_width(segment, segment_offsets.len());
+    let width = segment * segment_offsets.len();
     assert_eq!(c.len(), rows * width, "c holds {} values, not {rows}x{width}", c.len());
     let row_tiles = rows.div_ceil(MR);
     // A job is one strip of MR rows against up to STRIP columns of one segment.
@@ -129,16 +128,8 @@ pub(crate) fn accumulate_outer(
     let length = (ROUND_BYTES / (4 * (rows + segment)) / K_BLOCK).max(1) * K_BLOCK;
     for first in (0..k).step_by(length) {
         let round = first..k.min(first + length);
-        if parallel {
-            for_each_block(jobs, 2 * MR * STRIP.min(segment) * round.len(), |job| work(job, round.clone()));
-        } else {
-            (0..jobs).for_each(|job| work(job, round.clone()));
-        }
+        for_each_block(jobs, 2 * MR * STRIP.min(segment) * round.len(), |job| work(job, round.clone()));
     }
-}
-
-fn segments_width(segment: usize, count: usize) -> usize {
-    segment * count
 }
 
 fn check_outer(operand: &OuterOperand<'_>, width: usize, extra: usize) {
@@ -189,7 +180,7 @@ mod tests {
                 *v = a[i % m * k + i / m];
             }
             let (ao, bo): (Vec<usize>, Vec<usize>) = ((0..k).map(|i| i * m).collect(), (0..k).map(|i| i * n).collect());
-            accumulate_outer(&mut outer, m, n, &[0], (&a_by_k, &ao), (&b, &bo), true);
+            accumulate_outer(&mut outer, m, n, &[0], (&a_by_k, &ao), (&b, &bo));
             for r in 0..m {
                 for j in 0..n {
                     let want: f64 = (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[i * n + j])).sum();

@@ -4,72 +4,32 @@
 //! theirs is odd, so that a pixel is whole words.
 
 use super::cpu::{margin, taps};
+use super::padded::Padded;
 use super::{ConvExtras, Sizes};
-use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+use crate::device::{Device, DisjointMut};
 use crate::error::Result;
 use crate::ops::kept;
 use crate::simd::pairs::{self, Line, Outer, Output, PairRun, Rows};
 use crate::tensor::{Dtype, Tensor};
 use half::bf16;
 
-/// Images with zeros around them: `[n, h, w, c]` in words of two channels.
-struct Padded<'a> {
-    data: PaddedData<'a>,
-    h: usize,
-    w: usize,
-    c: usize,
-}
-
-enum PaddedData<'a> {
-    Same(&'a [u32]),
-    Copy(Scratch<u32>),
-}
-
-impl Padded<'_> {
-    fn words(&self) -> &[u32] {
-        match &self.data {
-            PaddedData::Same(words) => words,
-            PaddedData::Copy(words) => words,
-        }
+/// Images of words with (before, after) rows and columns of zeros around them; no copy where nothing is added.
+fn pad<'a>(x: &'a [bf16], [n, h, w, c]: [usize; 4], rows: (usize, usize), columns: (usize, usize)) -> Padded<'a, u32> {
+    let words = c.div_ceil(2);
+    if (rows, columns, 2 * words) == ((0, 0), (0, 0), c) {
+        return Padded::same(bytemuck::cast_slice(x), [h, w, words]);
     }
-
-    /// First word of pixel (y, x) of image i.
-    fn at(&self, i: usize, y: usize, x: usize) -> usize {
-        ((i * self.h + y) * self.w + x) * self.c
-    }
-}
-
-/// Pads `n` images of `h`×`w`×`c` by (before, after) rows and columns; no copy where nothing is added.
-fn pad<'a>(x: &'a [bf16], [n, h, w, c]: [usize; 4], rows: (usize, usize), columns: (usize, usize)) -> Padded<'a> {
-    let (hp, wp, words) = (h + rows.0 + rows.1, w + columns.0 + columns.1, c.div_ceil(2));
-    if (hp, wp, 2 * words) == (h, w, c) {
-        return Padded { data: PaddedData::Same(bytemuck::cast_slice(x)), h, w, c: words };
-    }
-    let mut data = Scratch::<u32>::take(n * hp * wp * words);
-    let out = DisjointMut::new(&mut data);
-    for_each_block(n * hp, 4 * wp * c, |row| {
-        let (image, y) = (row / hp, row % hp);
-        let line = out.slice(row * wp * words, wp * words);
-        if y < rows.0 || y >= rows.0 + h {
-            line.fill(0);
-            return;
-        }
-        let source = &x[(image * h + y - rows.0) * w * c..][..w * c];
-        let (left, rest) = line.split_at_mut(columns.0 * words);
-        let (middle, right) = rest.split_at_mut(w * words);
-        left.fill(0);
-        right.fill(0);
-        let middle: &mut [bf16] = bytemuck::cast_slice_mut(middle);
+    Padded::copy([n, h, w, words], rows, columns, |row, to| {
+        let (source, to) = (&x[row * w * c..][..w * c], bytemuck::cast_slice_mut::<u32, bf16>(to));
         if c == 2 * words {
-            middle.copy_from_slice(source);
+            to.copy_from_slice(source);
             return;
         }
-        for (to, from) in middle.chunks_exact_mut(2 * words).zip(source.chunks_exact(c)) {
+        for (to, from) in to.chunks_exact_mut(2 * words).zip(source.chunks_exact(c)) {
             to[..c].copy_from_slice(from);
             to[c] = bf16::ZERO;
         }
-    });
-    Padded { data: PaddedData::Copy(data), h: hp, w: wp, c: words }
+    })
 }
 
 pub(super) fn forward(
@@ -95,7 +55,7 @@ pub(super) fn forward(
         let (image, y, x) = (p / pixels, p % pixels / s.w_out, p % s.w_out);
         padded.at(image, y * s.conv.stride, x * s.conv.stride)
     };
-    let x = Rows { words: padded.words(), base, runs: &runs };
+    let x = Rows { words: padded.data(), base, runs: &runs };
     let per_group = per_image.map(|e| (e, pixels));
     pairs::multiply_rows(
         s.n * pixels,
@@ -153,7 +113,7 @@ pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
             let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
             let class = class_h * class_w;
             let base = |p: usize| padded.at(p / class, p % class / class_w, p % class_w);
-            let dy = Rows { words: padded.words(), base, runs: &runs };
+            let dy = Rows { words: padded.data(), base, runs: &runs };
             let place = |p: usize| {
                 let (image, i, x) = (p / class, p % class / class_w, p % class_w);
                 ((image * s.h + stride * i + residue_y) * s.w + stride * x + residue_x) * s.c_in

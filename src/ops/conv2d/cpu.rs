@@ -1,74 +1,13 @@
 //! The CPU side of [`super::conv2d`].
 
+use super::padded::Padded;
 use super::windows::Windows;
 use super::{ConvExtras, Sizes, bf16, winograd};
-use crate::device::{Device, DisjointMut, Scratch, for_each_block};
+use crate::device::{Device, DisjointMut, Scratch};
 use crate::error::Result;
 use crate::ops::kept;
 use crate::simd::{Packed, Run, accumulate_outer};
 use crate::tensor::{Dtype, Tensor};
-
-/// Images with zeros around them: `[n, h, w, c]`.
-struct Padded<'a> {
-    data: PaddedData<'a>,
-    h: usize,
-    w: usize,
-    c: usize,
-}
-
-enum PaddedData<'a> {
-    Same(&'a [f32]),
-    Copy(Scratch<f32>),
-}
-
-impl Padded<'_> {
-    fn data(&self) -> &[f32] {
-        match &self.data {
-            PaddedData::Same(data) => data,
-            PaddedData::Copy(data) => data,
-        }
-    }
-
-    /// Start of pixel (y, x) of image i, in elements.
-    fn at(&self, i: usize, y: usize, x: usize) -> usize {
-        ((i * self.h + y) * self.w + x) * self.c
-    }
-}
-
-/// Pads `n` images of `h`×`w`×`c` by (before, after) rows and columns; no copy when all are 0.
-fn pad<'a>(x: &'a [f32], [n, h, w, c]: [usize; 4], rows: (usize, usize), columns: (usize, usize)) -> Padded<'a> {
-    let (hp, wp) = (h + rows.0 + rows.1, w + columns.0 + columns.1);
-    if (hp, wp) == (h, w) {
-        return Padded { data: PaddedData::Same(x), h, w, c };
-    }
-    let mut data = Scratch::<f32>::take(n * hp * wp * c);
-    let out = DisjointMut::new(&mut data);
-    for_each_block(n * hp, 4 * wp * c, |row| {
-        let (image, y) = (row / hp, row % hp);
-        let line = out.slice(row * wp * c, wp * c);
-        if y < rows.0 || y >= rows.0 + h {
-            line.fill(0.0);
-            return;
-        }
-        let source = &x[(image * h + y - rows.0) * w * c..][..w * c];
-        let (left, rest) = line.split_at_mut(columns.0 * c);
-        let (middle, right) = rest.split_at_mut(w * c);
-        left.fill(0.0);
-        middle.copy_from_slice(source);
-        right.fill(0.0);
-    });
-    Padded { data: PaddedData::Copy(data), h: hp, w: wp, c }
-}
-
-fn pad_input<'a>(x: &'a [f32], s: &Sizes) -> Padded<'a> {
-    let [rows, columns] = s.conv.pad_after.map(|after| (s.conv.pad_before, after));
-    pad(x, [s.n, s.h, s.w, s.c_in], rows, columns)
-}
-
-/// The kh runs of a pixel's window in the padded image.
-fn window_runs(padded: &Padded<'_>, s: &Sizes) -> Vec<Run> {
-    (0..s.kh).map(|kh| Run { offset: kh * padded.w * s.c_in, len: s.kw * s.c_in }).collect()
-}
 
 pub(super) fn forward(
     x: &Tensor,
@@ -127,7 +66,13 @@ pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
     if let Some(scheme) = s.methods.backward_weight {
         return winograd::backward_weight(scheme, x, dy, s);
     }
-    let padded = pad_input(x.host()?, &s);
+    let ([rows, columns], data) = (s.conv.pad_after.map(|after| (s.conv.pad_before, after)), x.host::<f32>()?);
+    let padded = match (rows, columns) {
+        ((0, 0), (0, 0)) => Padded::same(data, [s.h, s.w, s.c_in]),
+        _ => Padded::copy([s.n, s.h, s.w, s.c_in], rows, columns, |row, to| {
+            to.copy_from_slice(&data[row * s.w * s.c_in..][..s.w * s.c_in]);
+        }),
+    };
     let count = s.n * s.h_out * s.w_out;
     let (mut dy_at, mut x_at) = (Scratch::<usize>::take(count), Scratch::<usize>::take(count));
     let mut p = 0;
@@ -140,11 +85,11 @@ pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
             }
         }
     }
-    let kernel_rows: Vec<usize> = window_runs(&padded, &s).iter().map(|run| run.offset).collect();
+    let kernel_rows: Vec<usize> = (0..s.kh).map(|kh| padded.at(0, kh, 0)).collect();
     let mut dweight = Tensor::zeros([s.c_out, s.kh, s.kw, s.c_in], Dtype::F32, Device::Cpu)?;
     let segment = s.kw * s.c_in;
     let (a, b) = ((dy.host::<f32>()?, &dy_at[..]), (padded.data(), &x_at[..]));
-    accumulate_outer(dweight.host_mut::<f32>()?, s.c_out, segment, &kernel_rows, a, b, true);
+    accumulate_outer(dweight.host_mut::<f32>()?, s.c_out, segment, &kernel_rows, a, b);
     Ok(dweight)
 }
 

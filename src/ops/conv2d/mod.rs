@@ -21,6 +21,7 @@ pub mod cases;
 mod cpu;
 mod cuda;
 mod method;
+mod padded;
 mod windows;
 mod winograd;
 

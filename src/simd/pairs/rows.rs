@@ -1,4 +1,4 @@
-//! Products whose left-hand rows lie in memory as pairs of k: as [`super::super::multiply_rows`].
+//! Products whose left-hand rows lie in memory as pairs of k: as [`super::super::multiply_gathered`].
 
 use super::super::kernel::NR;
 use super::super::lanes::{Kernel, Lanes, dispatch, for_vectors, get, put};
