@@ -183,3 +183,41 @@ fn transpose(values: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tensors::write_tensors;
+    use super::*;
+    use crate::nn::Init;
+    use crate::testing::Array;
+    use std::collections::HashMap;
+
+    #[test]
+    fn parameters_of_several_pieces_come_back_read_at_once_or_when_wanted() {
+        let spec = |name: &str, shape: Shape, layout| ParamSpec { name: name.into(), shape, layout, init: Init::Zeros };
+        let specs = [
+            spec("conv", [70, 3, 3, 256].into(), Layout::Conv),
+            spec("linear", [300, 400].into(), Layout::Plain),
+            spec("bias", [5].into(), Layout::Plain),
+        ];
+        let values = |(seed, spec): (usize, &ParamSpec)| {
+            Tensor::from_slice(&Array::normal(spec.shape, seed as u64, 1.0, 0.0).to_f32(), spec.shape).unwrap()
+        };
+        let tensors: Vec<Tensor> = specs.iter().enumerate().map(values).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write_tensors(&path, param_entries(&specs, &tensors, "a.").unwrap(), HashMap::new()).unwrap();
+        let file = Arc::new(TensorFile::open(&path).unwrap());
+        let pieces = Source::new(&specs[0], file.stored("a.conv").unwrap());
+        assert!(tensors[0].count() > 2 * pieces.rows * pieces.row, "the largest is to be read in three pieces");
+        let at_once = read_params(&file, &specs, "a.", true).unwrap();
+        let when_wanted = open_params(&file, &specs, "a.").unwrap();
+        for (i, (spec, want)) in specs.iter().zip(&tensors).enumerate() {
+            let want = want.host::<f32>().unwrap();
+            assert!(at_once.tensors()[i].host::<f32>().unwrap() == want, "{}, read at once", spec.name);
+            let later = &when_wanted.tensors()[i];
+            assert!(*later.derived(("copy", [0; 2]), <[f32]>::to_vec).unwrap() == want, "{}, derived", spec.name);
+            assert!(later.host::<f32>().unwrap() == want, "{}, read when wanted", spec.name);
+        }
+    }
+}
