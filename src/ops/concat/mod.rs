@@ -204,7 +204,7 @@ mod cuda {
     use crate::device::Device;
     use crate::device::cuda::{Geometry, args, gpu, size};
     use crate::error::Result;
-    use crate::kernels::concat as kernel;
+    use crate::kernels::{Kernel, concat as kernel};
     use crate::ops::lanes;
     use crate::tensor::{Dtype, Tensor};
 
@@ -233,33 +233,32 @@ mod cuda {
 
     /// Channels `start..start + len` of `x`.
     pub(super) fn part(index: usize, x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
-        let width = x.shape().last_size();
-        let mut out = Tensor::empty(x.shape().with_last(len), Dtype::F32, Device::Cuda(index))?;
-        let lanes = lanes(&[width, start, len]);
-        let count = out.count() / lanes;
-        let sizes = [size(width / lanes)?, size(start / lanes)?, size(len / lanes)?];
-        let args =
-            args![x.cuda_as::<f32>()?, out.cuda_mut()?, count as u64, sizes[0], sizes[1], sizes[2], size(lanes)?];
-        let geometry = Geometry::covering(count, THREADS)?;
-        // SAFETY: x and out have equal rows of width and len f32, and start + len is at most width (checked where it is made); order and
-        // types are those of `concat_part`.
-        unsafe { gpu(index)?.launch(kernel::PART, geometry, &args) }?;
-        Ok(out)
+        let out = Tensor::empty(x.shape().with_last(len), Dtype::F32, Device::Cuda(index))?;
+        // SAFETY: `concat_part` reads channels start.. of rows of `x`, start + len is at most their width (checked where it is made), and
+        // writes rows of len.
+        unsafe { copy(index, kernel::PART, x, out, [x.shape().last_size(), start, len]) }
     }
 
     /// `x` as channels `start..` of a tensor of `width` channels, zero elsewhere.
     pub(super) fn widen(index: usize, x: &Tensor, start: usize, width: usize) -> Result<Tensor> {
-        let len = x.shape().last_size();
-        let mut out = Tensor::empty(x.shape().with_last(width), Dtype::F32, Device::Cuda(index))?;
-        let lanes = lanes(&[width, start, len]);
+        let out = Tensor::empty(x.shape().with_last(width), Dtype::F32, Device::Cuda(index))?;
+        // SAFETY: `concat_widen` reads rows of `x` and writes rows of width, of which start and those of `x` are at most all (checked in
+        // `slice_channels`).
+        unsafe { copy(index, kernel::WIDEN, x, out, [width, start, x.shape().last_size()]) }
+    }
+
+    /// Launches a kernel that fills `out` from `x`, a thread for each unit of `out`, with the sizes (width, start, len) of the wider rows, where the
+    /// others begin in them, and how long those are.
+    ///
+    /// # Safety
+    /// The kernel takes (x, out, units of out, width, start, len, values of a unit) and stays in f32 tensors of such rows.
+    unsafe fn copy(index: usize, kernel: Kernel, x: &Tensor, mut out: Tensor, sizes: [usize; 3]) -> Result<Tensor> {
+        let lanes = lanes(&sizes);
         let count = out.count() / lanes;
-        let sizes = [size(width / lanes)?, size(start / lanes)?, size(len / lanes)?];
-        let args =
-            args![x.cuda_as::<f32>()?, out.cuda_mut()?, count as u64, sizes[0], sizes[1], sizes[2], size(lanes)?];
-        let geometry = Geometry::covering(count, THREADS)?;
-        // SAFETY: x and out have equal rows of len and width f32, and start + len is at most width (checked in `slice_channels`); order
-        // and types are those of `concat_widen`.
-        unsafe { gpu(index)?.launch(kernel::WIDEN, geometry, &args) }?;
+        let [width, start, len] = sizes.map(|channels| size(channels / lanes));
+        let args = args![x.cuda_as::<f32>()?, out.cuda_mut()?, count as u64, width?, start?, len?, size(lanes)?];
+        // SAFETY: the caller's promise; a thread writes one unit below count.
+        unsafe { gpu(index)?.launch(kernel, Geometry::covering(count, THREADS)?, &args) }?;
         Ok(out)
     }
 }
