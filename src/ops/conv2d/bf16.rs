@@ -1,4 +1,4 @@
-//! The CPU side of [`super::conv2d`] for bf16 images: products of bf16 pairs, sums in f32, direct (no transforms).
+//! The CPU side of [`super::conv2d`] for bf16 images: products of bf16 pairs, sums in f32, without transforms.
 //!
 //! Weights stay f32 and are rounded while they are packed; their gradient is f32. Images are padded to an even number of channels where
 //! theirs is odd, so that a pixel is whole words.

@@ -2,6 +2,7 @@
 
 use super::method::{choose, forcing, growth};
 use super::{Conv, ConvExtras, conv2d};
+use crate::tensor::Dtype;
 use crate::testing::{Array, Case};
 
 /// Sizes of one row.
@@ -34,7 +35,8 @@ pub fn case_by(method: &'static str, row: Row, seed: u64) -> Case {
         inputs.push(normal(&[n, c_out], 3));
         inputs.push(normal(&[n, out(0), out(1), c_out], 4));
     }
-    let methods = forcing(method, || choose(conv, [k, k], [row.x[1], row.x[2], c_in], [out(0), out(1), c_out]));
+    let methods =
+        forcing(method, || choose(conv, [k, k], Dtype::F32, [row.x[1], row.x[2], c_in], [out(0), out(1), c_out]));
     let growth =
         [methods.forward, methods.backward_x, methods.backward_weight].map(growth).into_iter().fold(1.0, f64::max);
     let widen = |terms: usize| (terms as f64 * growth * growth).ceil() as usize;

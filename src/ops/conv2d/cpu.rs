@@ -16,11 +16,11 @@ pub(super) fn forward(
     extras: ConvExtras<'_>,
     s: Sizes,
 ) -> Result<Tensor> {
-    if x.dtype() == Dtype::Bf16 {
-        return bf16::forward(x, weight, bias, extras, s);
-    }
-    if let Some(scheme) = s.methods.forward {
-        return winograd::forward(scheme, x, weight, bias, extras, s);
+    match (s.methods.forward, x.dtype()) {
+        (Some(scheme), Dtype::Bf16) => return winograd::forward::<half::bf16>(scheme, x, weight, bias, extras, s),
+        (Some(scheme), _) => return winograd::forward::<f32>(scheme, x, weight, bias, extras, s),
+        (None, Dtype::Bf16) => return bf16::forward(x, weight, bias, extras, s),
+        (None, _) => {}
     }
     let [rows, columns] = s.conv.pad_after.map(|after| (s.conv.pad_before, after));
     let windows = Windows {
@@ -60,11 +60,11 @@ pub(super) fn forward(
 }
 
 pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
-    if dy.dtype() == Dtype::Bf16 {
-        return bf16::backward_weight(x, dy, s);
-    }
-    if let Some(scheme) = s.methods.backward_weight {
-        return winograd::backward_weight(scheme, x, dy, s);
+    match (s.methods.backward_weight, dy.dtype()) {
+        (Some(scheme), Dtype::Bf16) => return winograd::backward_weight::<half::bf16>(scheme, x, dy, s),
+        (Some(scheme), _) => return winograd::backward_weight::<f32>(scheme, x, dy, s),
+        (None, Dtype::Bf16) => return bf16::backward_weight(x, dy, s),
+        (None, _) => {}
     }
     let ([rows, columns], data) = (s.conv.pad_after.map(|after| (s.conv.pad_before, after)), x.host::<f32>()?);
     let padded = match (rows, columns) {
@@ -120,11 +120,11 @@ pub(super) fn margin(size: usize, size_out: usize, k: usize, s: &Sizes) -> (usiz
 }
 
 pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
-    if dy.dtype() == Dtype::Bf16 {
-        return bf16::backward_x(weight, dy, s);
-    }
-    if let Some(scheme) = s.methods.backward_x {
-        return winograd::backward_x(scheme, weight, dy, s);
+    match (s.methods.backward_x, dy.dtype()) {
+        (Some(scheme), Dtype::Bf16) => return winograd::backward_x::<half::bf16>(scheme, weight, dy, s),
+        (Some(scheme), _) => return winograd::backward_x::<f32>(scheme, weight, dy, s),
+        (None, Dtype::Bf16) => return bf16::backward_x(weight, dy, s),
+        (None, _) => {}
     }
     let w = weight.host::<f32>()?;
     let (rows, columns) = (margin(s.h, s.h_out, s.kh, &s), margin(s.w, s.w_out, s.kw, &s));

@@ -159,7 +159,7 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras:
         return Err(Error::Shape(format!("conv2d: residual wants [{n},{h_out},{w_out},{c_out}], got {got}")));
     }
     // Chosen once: a gradient takes the accuracy that its forward had.
-    let methods = method::choose(conv, [kh, kw], [h, w, c_in], [h_out, w_out, c_out]);
+    let methods = method::choose(conv, [kh, kw], x.dtype(), [h, w, c_in], [h_out, w_out, c_out]);
     Ok(Sizes { n, h, w, c_in, c_out, kh, kw, h_out, w_out, conv, methods })
 }
 

@@ -5,6 +5,7 @@
 //!          back, with bias, per-image vector and residual added on the way out. Nothing is padded: pixels outside the image are a
 //!          pointer to zeros. The weight gradient sums outer products over tiles in the transformed domain and goes back once.
 //! Cost     2·16/4 (m = 2) or 2·36/16 (m = 4) flops for each input channel of an output value, instead of 2·9, and the transforms.
+//! Types    images are f32 or bf16; everything between is f32, so that a bf16 value is rounded once, when it is stored.
 //! Memory   the transformed weight: 16/9 or 4 times the weight; forward without a tape it is kept with the weight until that is written.
 //! Order    products sum input channels in order; the weight gradient sums tiles in order. An output value depends on its own tile alone.
 
@@ -13,9 +14,9 @@ use crate::device::{Device, DisjointMut, Scratch, for_each_block, for_each_block
 use crate::error::Result;
 use crate::ops::kept;
 use crate::simd::{
-    Channels, Epilogue, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points, transpose_lines,
+    Channels, Epilogue, Number, Scheme, WEIGHT_ROWS, Window, accumulate_points, multiply_points, transpose_lines,
 };
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::{Dtype, Element, Tensor};
 
 /// Columns of a panel.
 const PANEL: usize = 32;
@@ -86,7 +87,7 @@ impl Plan {
     }
 
     /// The input pixels of a tile.
-    fn window<'a>(&self, x: &'a [f32], place: Place) -> Window<'a> {
+    fn window<'a, T>(&self, x: &'a [T], place: Place) -> Window<'a, T> {
         let first = [place.y, place.x].map(|at| at as isize - self.pad as isize);
         Window { images: x, image: place.image, size: [self.h, self.w, self.c_in], first }
     }
@@ -104,7 +105,7 @@ impl Plan {
     }
 
     /// Transforms the tiles of one group.
-    fn transform_group(&self, x: &[f32], zeros: &[f32], group: usize, to: &mut [f32]) {
+    fn transform_group<T: Number>(&self, x: &[T], zeros: &[T], group: usize, to: &mut [f32]) {
         let width = self.c_in.next_multiple_of(SHIFT);
         let channels = Channels { count: self.c_in, point: self.group_sizes()[1], panel: PANEL };
         let mut place = self.place(group * GROUP);
@@ -165,17 +166,17 @@ impl Weights {
 }
 
 /// What is added to the result.
-#[derive(Clone, Copy, Default)]
-struct Added<'a> {
+#[derive(Clone, Copy)]
+struct Added<'a, T> {
     bias: Option<&'a [f32]>,
     per_image: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
+    residual: Option<&'a [T]>,
 }
 
-fn convolve(plan: &Plan, x: &[f32], weights: &Weights, added: Added<'_>, y: &mut [f32]) {
+fn convolve<T: Number>(plan: &Plan, x: &[T], weights: &Weights, added: Added<'_, T>, y: &mut [T]) {
     /// With fewer blocks than this, panels are shared out too.
     const FEW: usize = 8;
-    let zeros = Scratch::<f32>::zeroed(plan.c_in);
+    let zeros = Scratch::<T>::zeroed(plan.c_in);
     let [group_size, _] = plan.group_sizes();
     let groups = plan.tiles().div_ceil(GROUP);
     let block = plan.groups_in_block().min(groups);
@@ -211,15 +212,15 @@ fn convolve(plan: &Plan, x: &[f32], weights: &Weights, added: Added<'_>, y: &mut
 const PRODUCT: usize = GROUP * PANEL + SHIFT;
 
 /// Multiplies the groups, whose transformed input begins `tiles`, with one panel, transforms back, adds and writes.
-fn multiply_panel(
+fn multiply_panel<T: Number>(
     plan: &Plan,
     groups: std::ops::Range<usize>,
     tiles: &[f32],
     weights: &Weights,
     panel: usize,
     products: &mut [f32],
-    added: Added<'_>,
-    out: DisjointMut<'_, f32>,
+    added: Added<'_, T>,
+    out: DisjointMut<'_, T>,
 ) {
     let (scheme, points) = (plan.scheme, plan.scheme.points());
     let ([group_size, point_size], width) = (plan.group_sizes(), plan.c_in.next_multiple_of(SHIFT));
@@ -250,7 +251,8 @@ fn multiply_panel(
     }
 }
 
-pub(super) fn forward(
+/// Images of `T`.
+pub(super) fn forward<T: Number + Element>(
     scheme: Scheme,
     x: &Tensor,
     weight: &Tensor,
@@ -264,18 +266,24 @@ pub(super) fn forward(
     let added = Added {
         bias: bias.map(Tensor::host::<f32>).transpose()?,
         per_image: extras.per_image.map(Tensor::host::<f32>).transpose()?,
-        residual: extras.residual.map(Tensor::host::<f32>).transpose()?,
+        residual: extras.residual.map(Tensor::host::<T>).transpose()?,
     };
-    let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c_out], Dtype::F32, Device::Cpu)?;
-    convolve(&plan, x.host()?, &weights, added, y.host_mut()?);
+    let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c_out], T::DTYPE, Device::Cpu)?;
+    convolve::<T>(&plan, x.host()?, &weights, added, y.host_mut()?);
     Ok(y)
 }
 
-pub(super) fn backward_x(scheme: Scheme, weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+pub(super) fn backward_x<T: Number + Element>(
+    scheme: Scheme,
+    weight: &Tensor,
+    dy: &Tensor,
+    s: Sizes,
+) -> Result<Tensor> {
     let plan = Plan::backward(scheme, &s);
     let weights = Weights::new(scheme, weight.host()?, [s.c_out, s.c_in], false);
-    let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], Dtype::F32, Device::Cpu)?;
-    convolve(&plan, dy.host()?, &weights, Added::default(), dx.host_mut()?);
+    let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], T::DTYPE, Device::Cpu)?;
+    let added = Added { bias: None, per_image: None, residual: None };
+    convolve::<T>(&plan, dy.host()?, &weights, added, dx.host_mut()?);
     Ok(dx)
 }
 
@@ -315,12 +323,17 @@ impl Chunks {
     }
 }
 
-pub(super) fn backward_weight(scheme: Scheme, x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tensor> {
+pub(super) fn backward_weight<T: Number + Element>(
+    scheme: Scheme,
+    x: &Tensor,
+    dy: &Tensor,
+    s: Sizes,
+) -> Result<Tensor> {
     let plan = Plan::forward(scheme, &s);
-    let (x, dy) = (x.host::<f32>()?, dy.host::<f32>()?);
+    let (x, dy) = (x.host::<T>()?, dy.host::<T>()?);
     let (ins, outs) = (Chunks::new(scheme, s.c_in), Chunks::new(scheme, s.c_out));
     let (points, tiles) = (scheme.points(), plan.tiles());
-    let zeros = Scratch::<f32>::zeroed(s.c_in.max(s.c_out));
+    let zeros = Scratch::<T>::zeroed(s.c_in.max(s.c_out));
     // The number of tiles in a round depends on channels alone, and so does the order of summation.
     let chunks = (ROUND_BYTES / 4 / (ins.size() + outs.size())).clamp(4, 16).min(tiles.div_ceil(CHUNK));
     let (mut left, mut right) = (Scratch::<f32>::take(chunks * outs.size()), Scratch::<f32>::take(chunks * ins.size()));

@@ -4,11 +4,13 @@
 //! dg = Gᵀ[Σ (A dy Aᵀ) ⊙ (Bᵀ d B)]G. The matrices interpolate at 0, ±1, ∞ for m = 2 and at 0, ±√½, ±√2, ∞ for m = 4.
 //! Reciprocal points keep every constant between 1/6 and 2.83; on 128 channels of unit normals the relative error is 1.0e-6 (greatest
 //! error 6e-6 of the deviation), where the usual 0, ±1, ±2, ∞ give 2.3e-6 (4e-5).
+//!
+//! Images are f32 or bf16, transformed tiles and weights f32.
 
 mod lines;
 
 use super::kernel::{self, MR, NR, Run, Tile};
-use super::lanes::{Kernel, Lanes, dispatch};
+use super::lanes::{Kernel, Lanes, Number, dispatch};
 use crate::device::DisjointMut;
 use lines::{Gradient2, Gradient4, Input2, Input4, Line, Weight2, Weight4, WeightGradient2, WeightGradient4, output};
 
@@ -76,9 +78,9 @@ impl Channels {
 
 /// Square part of images `[.., h, w, c]`, which may reach beyond its image; pixels there are zeros.
 #[derive(Clone, Copy)]
-pub(crate) struct Window<'a> {
+pub(crate) struct Window<'a, T> {
     /// All images. Slices are of pool buffers, with readable slack behind them.
-    pub(crate) images: &'a [f32],
+    pub(crate) images: &'a [T],
     /// Which image, its height, width and channels.
     pub(crate) image: usize,
     pub(crate) size: [usize; 3],
@@ -88,17 +90,17 @@ pub(crate) struct Window<'a> {
 
 /// Where the pixels of a window lie.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for the length of a call")]
-enum Pixels {
+enum Pixels<T> {
     /// All inside the image: the first, and the distances of rows and columns.
-    Grid(*const f32, usize, usize),
+    Grid(*const T, usize, usize),
     /// Each by itself, rows first.
-    Table([*const f32; A * A]),
+    Table([*const T; A * A]),
 }
 
-impl Window<'_> {
+impl<T: Number> Window<'_, T> {
     /// The `side`² pixels; `zeros` stands for those outside.
     #[inline(always)]
-    fn pixels(&self, zeros: &[f32], side: usize) -> Pixels {
+    fn pixels(&self, zeros: &[T], side: usize) -> Pixels<T> {
         let [h, w, c] = self.size;
         assert!((self.image + 1) * h * w * c <= self.images.len() && c <= zeros.len(), "image or zeros are too short");
         let image = &self.images[self.image * h * w * c..][..h * w * c];
@@ -125,24 +127,35 @@ impl Window<'_> {
 
 /// A pixel's address. Not a closure, which would not take the instructions of its caller.
 trait Source<const I: usize>: Copy {
-    fn at(self, i: usize, j: usize) -> *const f32;
+    type Value: Number;
+    fn at(self, i: usize, j: usize) -> *const Self::Value;
 }
 
 #[derive(Clone, Copy)]
-struct Grid(*const f32, usize, usize);
+struct Grid<T>(*const T, usize, usize);
 
-impl<const I: usize> Source<I> for Grid {
+impl<T: Number, const I: usize> Source<I> for Grid<T> {
+    type Value = T;
     #[inline(always)]
-    fn at(self, i: usize, j: usize) -> *const f32 {
+    fn at(self, i: usize, j: usize) -> *const T {
         self.0.wrapping_add(i * self.1 + j * self.2)
     }
 }
 
-impl<const I: usize> Source<I> for &[*const f32; A * A] {
+impl<T: Number, const I: usize> Source<I> for &[*const T; A * A] {
+    type Value = T;
     #[inline(always)]
-    fn at(self, i: usize, j: usize) -> *const f32 {
+    fn at(self, i: usize, j: usize) -> *const T {
         self[i * I + j]
     }
+}
+
+/// # Safety
+/// As [`Lanes::load_at`].
+#[inline(always)]
+unsafe fn load<V: Lanes, T: Number>(from: *const T) -> V {
+    // SAFETY: the caller's promise.
+    T::load(unsafe { std::slice::from_raw_parts(from, V::LEN) })
 }
 
 /// Transforms the I×I pixels of `from` to O×O points by `L` along both axes.
@@ -155,11 +168,11 @@ unsafe fn expand<V: Lanes, L: Line<I, O>, S: Source<I>, const I: usize, const O:
     for q in (0..channels.count).step_by(V::LEN) {
         // SAFETY: the caller's promise: pixels are readable and points writable in whole vectors.
         unsafe {
-            let mut half = [[V::load_at(from.at(0, 0)); I]; O];
+            let mut half = [[load::<V, _>(from.at(0, 0)); I]; O];
             for j in 0..I {
                 let mut column = [half[0][0]; I];
                 for i in 0..I {
-                    column[i] = V::load_at(from.at(i, j).wrapping_add(q));
+                    column[i] = load::<V, _>(from.at(i, j).wrapping_add(q));
                 }
                 let column = L::line(column);
                 for i in 0..O {
@@ -178,7 +191,7 @@ unsafe fn expand<V: Lanes, L: Line<I, O>, S: Source<I>, const I: usize, const O:
 }
 
 #[inline(always)]
-unsafe fn expand_input<V: Lanes>(scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels) {
+unsafe fn expand_input<V: Lanes, T: Number>(scheme: Scheme, pixels: &Pixels<T>, to: *mut f32, channels: Channels) {
     // SAFETY: the caller's promise.
     unsafe {
         match (scheme, pixels) {
@@ -191,7 +204,7 @@ unsafe fn expand_input<V: Lanes>(scheme: Scheme, pixels: &Pixels, to: *mut f32, 
 }
 
 #[inline(always)]
-unsafe fn expand_gradient<V: Lanes>(scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels) {
+unsafe fn expand_gradient<V: Lanes, T: Number>(scheme: Scheme, pixels: &Pixels<T>, to: *mut f32, channels: Channels) {
     // SAFETY: the caller's promise.
     unsafe {
         match (scheme, pixels) {
@@ -245,9 +258,9 @@ unsafe fn contract_weights<V: Lanes>(scheme: Scheme, from: *const f32, stride: u
 
 /// What is added to finished outputs, and where they go. Slices have readable slack behind them, as pool buffers do.
 #[derive(Clone, Copy)]
-pub(crate) struct Epilogue<'a> {
+pub(crate) struct Epilogue<'a, T: bytemuck::Pod> {
     /// The image, `[.., row, channels]`.
-    pub(crate) out: DisjointMut<'a, f32>,
+    pub(crate) out: DisjointMut<'a, T>,
     /// Element of the tile's first pixel and of its first channel here.
     pub(crate) at: usize,
     /// Elements between rows of pixels.
@@ -261,12 +274,16 @@ pub(crate) struct Epilogue<'a> {
     /// The same for all pixels.
     pub(crate) added: [Option<&'a [f32]>; 2],
     /// As `out`.
-    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) residual: Option<&'a [T]>,
 }
 
 /// Finishes a tile: Aᵀ m A of the points at `from + point·stride`, plus what the epilogue adds, in the order of its fields.
 #[inline(always)]
-unsafe fn contract<V: Lanes, const A: usize, const M: usize>(from: *const f32, stride: usize, e: &Epilogue<'_>) {
+unsafe fn contract<V: Lanes, T: Number, const A: usize, const M: usize>(
+    from: *const f32,
+    stride: usize,
+    e: &Epilogue<'_, T>,
+) {
     for q in (0..e.columns).step_by(V::LEN) {
         let width = V::LEN.min(e.columns - q);
         // SAFETY: points have NR columns each; slices are readable a vector past their end; outputs are checked by `slice`.
@@ -301,15 +318,13 @@ unsafe fn contract<V: Lanes, const A: usize, const M: usize>(from: *const f32, s
                         value = value.add(extra);
                     }
                     if let Some(residual) = e.residual {
-                        value = value.add(V::load_at(residual.as_ptr().add(at)));
+                        value = value.add(load::<V, T>(residual.as_ptr().add(at)));
                     }
                     let out = e.out.slice(at, width);
                     if width == V::LEN {
-                        value.store_at(out.as_mut_ptr());
+                        T::store(value, out);
                     } else {
-                        let mut whole = [0.0_f32; 16];
-                        value.store_at(whole.as_mut_ptr());
-                        out.copy_from_slice(&whole[..width]);
+                        T::store_part(value, out);
                     }
                 }
             }
@@ -318,12 +333,12 @@ unsafe fn contract<V: Lanes, const A: usize, const M: usize>(from: *const f32, s
 }
 
 #[inline(always)]
-unsafe fn contract_output<V: Lanes>(scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_>) {
+unsafe fn contract_output<V: Lanes, T: Number>(scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_, T>) {
     // SAFETY: the caller's promise.
     unsafe {
         match scheme {
-            Scheme::F2 => contract::<V, 4, 2>(from, stride, e),
-            Scheme::F4 => contract::<V, 6, 4>(from, stride, e),
+            Scheme::F2 => contract::<V, T, 4, 2>(from, stride, e),
+            Scheme::F4 => contract::<V, T, 6, 4>(from, stride, e),
         }
     }
 }
@@ -332,18 +347,18 @@ unsafe fn contract_output<V: Lanes>(scheme: Scheme, from: *const f32, stride: us
 
 /// A function that runs a body, generic over the lanes, with the vectors of [`level`](super::level).
 macro_rules! at_level {
-    ($name:ident, $body:ident, ($($arg:ident : $type:ty),*)) => {
+    ($name:ident $(<$number:ident>)?, $body:ident, ($($arg:ident : $type:ty),*)) => {
         /// # Safety
         /// As the body.
-        unsafe fn $name($($arg: $type),*) {
-            struct Call<T>(T);
-            impl Kernel for Call<($($type,)*)> {
+        unsafe fn $name$(<$number: Number>)?($($arg: $type),*) {
+            struct Call<C>(C);
+            impl$(<$number: Number>)? Kernel for Call<($($type,)*)> {
                 type Output = ();
                 #[inline(always)]
                 fn run<V: Lanes>(self) {
                     let ($($arg,)*) = self.0;
                     // SAFETY: the caller's promise.
-                    unsafe { $body::<V>($($arg),*) }
+                    unsafe { $body::<V $(, $number)?>($($arg),*) }
                 }
             }
             dispatch(Call(($($arg,)*)));
@@ -351,17 +366,23 @@ macro_rules! at_level {
     };
 }
 
-at_level!(run_input, expand_input, (scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels));
-at_level!(run_gradient, expand_gradient, (scheme: Scheme, pixels: &Pixels, to: *mut f32, channels: Channels));
+at_level!(run_input<T>, expand_input, (scheme: Scheme, pixels: &Pixels<T>, to: *mut f32, channels: Channels));
+at_level!(run_gradient<T>, expand_gradient, (scheme: Scheme, pixels: &Pixels<T>, to: *mut f32, channels: Channels));
 at_level!(run_weights, expand_weights, (scheme: Scheme, taps: &[[[f32; 16]; WEIGHT_ROWS]; 9], rows: usize, to: *mut f32, stride: usize));
 at_level!(run_taps, contract_weights, (scheme: Scheme, from: *const f32, stride: usize, to: &mut [[f32; 16]; 9]));
-at_level!(run_output, contract_output, (scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_>));
+at_level!(run_output<T>, contract_output, (scheme: Scheme, from: *const f32, stride: usize, e: &Epilogue<'_, T>));
 
 impl Scheme {
     /// Bᵀ d B of one tile, the window of [`Scheme::inputs`] pixels a side; `zeros`, as long as a pixel, stands for what lies outside the image.
     /// Whole vectors of 16 channels are written, those beyond the last channel unspecified. `zeros` is a pool buffer too.
     #[inline]
-    pub(crate) fn transform_input(self, from: Window<'_>, zeros: &[f32], to: &mut [f32], channels: Channels) {
+    pub(crate) fn transform_input<T: Number>(
+        self,
+        from: Window<'_, T>,
+        zeros: &[T],
+        to: &mut [f32],
+        channels: Channels,
+    ) {
         assert!(channels.extent(self.points()) <= to.len() && channels.count == from.size[2]);
         let pixels = from.pixels(zeros, self.inputs());
         // SAFETY: pixels and points are inside their buffers by the assertions; reads past a pixel stay in the buffer or its slack.
@@ -370,7 +391,13 @@ impl Scheme {
 
     /// A dy Aᵀ of one tile, the window of [`Scheme::outputs`] pixels a side; otherwise as [`Scheme::transform_input`].
     #[inline]
-    pub(crate) fn transform_gradient(self, from: Window<'_>, zeros: &[f32], to: &mut [f32], channels: Channels) {
+    pub(crate) fn transform_gradient<T: Number>(
+        self,
+        from: Window<'_, T>,
+        zeros: &[T],
+        to: &mut [f32],
+        channels: Channels,
+    ) {
         assert!(channels.extent(self.points()) <= to.len() && channels.count == from.size[2]);
         let pixels = from.pixels(zeros, self.outputs());
         // SAFETY: as above.
@@ -398,7 +425,7 @@ impl Scheme {
     }
 
     /// Aᵀ m A of one tile and the epilogue. The points are [`NR`] columns each, `stride` elements apart from `from[0]`.
-    pub(crate) fn finish(self, from: &[f32], stride: usize, e: &Epilogue<'_>) {
+    pub(crate) fn finish<T: Number>(self, from: &[f32], stride: usize, e: &Epilogue<'_, T>) {
         let m = self.outputs();
         assert!((self.points() - 1) * stride + NR <= from.len() && e.columns <= NR && e.live[0] <= m && e.live[1] <= m);
         assert!(e.added.iter().flatten().all(|values| values.len() >= e.columns));
