@@ -87,6 +87,8 @@ rooms!(
     adamw,
     blend,
     dynamic_threshold,
+    select,
+    set_components,
     perturb,
     reverse_step,
     linear,

@@ -17,6 +17,8 @@ mod pointwise;
 mod reduce;
 mod resample;
 mod reverse_step;
+mod select;
+mod set_components;
 mod weighted_mse;
 
 pub use adamw::{AdamW, AdamWEntry, adamw};
@@ -36,6 +38,8 @@ pub use pointwise::{add, affine, cast, silu};
 pub use reduce::grad_norm;
 pub use resample::{mean_pool2, upsample_nearest};
 pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
+pub use select::select;
+pub use set_components::set_components;
 pub use weighted_mse::weighted_mse;
 
 use crate::device::DerivedKey;
@@ -151,6 +155,8 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("reduce", reduce::cases::table()),
         ("blend", blend::cases::table()),
         ("dynamic_threshold", dynamic_threshold::cases::table()),
+        ("select", select::cases::table()),
+        ("set_components", set_components::cases::table()),
         ("perturb", perturb::cases::table()),
         ("reverse_step", reverse_step::cases::table()),
         ("adamw", adamw::cases::table()),
