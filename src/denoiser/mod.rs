@@ -1,5 +1,6 @@
 //! Denoisers: D(x_t, t) → x0_hat. Samplers see nothing else.
 
+pub mod guidance;
 mod network;
 pub mod oracle;
 mod predict;
@@ -30,6 +31,11 @@ pub trait Denoiser {
     fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
         at.iter().enumerate().map(|(i, at)| self.denoise(&x_t.rows(i, 1)?, *at)).collect()
     }
+
+    /// Network evaluations that an estimate at this level takes, per sample.
+    fn evaluations(&self, _at: Level) -> usize {
+        1
+    }
 }
 
 /// x0_hat and eps_hat as linear functions of x_t and the network's output, so that a sampler's whole step is one pass
@@ -57,6 +63,24 @@ impl<D: Denoiser + ?Sized> Denoiser for &D {
 
     fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
         (**self).denoise_rows(x_t, at)
+    }
+
+    fn evaluations(&self, at: Level) -> usize {
+        (**self).evaluations(at)
+    }
+}
+
+impl<D: Denoiser + ?Sized> Denoiser for Box<D> {
+    fn denoise(&self, x_t: &Tensor, at: Level) -> Result<Estimate> {
+        (**self).denoise(x_t, at)
+    }
+
+    fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
+        (**self).denoise_rows(x_t, at)
+    }
+
+    fn evaluations(&self, at: Level) -> usize {
+        (**self).evaluations(at)
     }
 }
 

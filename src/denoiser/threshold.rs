@@ -34,4 +34,7 @@ impl<D: Denoiser> Denoiser for Threshold<'_, D> {
     fn denoise_rows(&self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
         self.inner.denoise_rows(x_t, at)?.into_iter().map(|estimate| self.bound(estimate)).collect()
     }
+    fn evaluations(&self, at: Level) -> usize {
+        self.inner.evaluations(at)
+    }
 }
