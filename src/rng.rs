@@ -40,6 +40,8 @@ pub enum Purpose {
     Toy = 13,
     /// The noise of simulated paths of an SDE.
     Path = 14,
+    /// The noise of what is known of a sample.
+    Known = 15,
 }
 
 /// Where a block of random numbers lives.

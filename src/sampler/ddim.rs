@@ -69,7 +69,7 @@ pub fn ddim(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, noise: &DdimNoise, re
             };
         }
         x = run.advance(&estimate, terms, None)?;
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }

@@ -27,7 +27,7 @@ pub fn ddpm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, variance: Variance, n
             Variance::FixedLarge => from.sigma * fresh.sqrt(),
         };
         x = run.advance(&estimate, at.posterior(noise), None)?;
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }

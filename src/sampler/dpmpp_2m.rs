@@ -37,8 +37,7 @@ pub fn dpmpp_2m(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor>
         if step + 1 < steps {
             last = Some((estimate.x0_hat()?, length));
         }
-        x = next;
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, next, &estimate)?;
     }
     Ok(x)
 }

@@ -54,7 +54,7 @@ pub fn edm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, churn: &Churn) -> Resu
             }
             None => heun(run, &hat, &estimate, at_hat)?,
         };
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }

@@ -27,7 +27,7 @@ pub fn euler_ancestral(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, eta: f64) 
             StepTerms { x: ratio, x0: 0.0, eps: sigma_down - ratio * from.sigma, noise: sigma_up }
         };
         x = run.advance(&estimate, estimate.by_denoiser(terms, from), None)?;
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }

@@ -30,7 +30,7 @@ pub fn euler_maruyama(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<T
             StepTerms { x: 1.0 + growth, x0: 0.0, eps: -added * from.sigma, noise: from.sigma * added.sqrt() }
         };
         x = run.advance(&estimate, estimate.by_denoiser(terms, from), None)?;
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }

@@ -87,6 +87,11 @@ impl Grid {
         &self.steps
     }
 
+    /// Some of its steps.
+    pub(super) fn part(&self, steps: std::ops::Range<usize>) -> Grid {
+        Grid { steps: self.steps[steps].to_vec(), process: self.process.clone() }
+    }
+
     /// Whether the step to clean data begins after time 0 of a table: there diffusers' DDPM adds noise even so.
     pub fn skips_time_zero(&self) -> bool {
         self.process.discrete().is_some() && self.steps.last().is_some_and(|s| s.to.is_clean() && s.from.t > 0.0)

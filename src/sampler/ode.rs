@@ -40,7 +40,7 @@ pub fn euler(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
                 run.advance(&estimate, terms, None)?
             }
         };
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }
@@ -66,7 +66,7 @@ pub fn heun(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
                 run.advance(&second, terms, Some((0.5 * stretch, &x)))?
             }
         };
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }
@@ -105,7 +105,7 @@ pub fn rk4(run: &mut Run<'_>, mut x: Tensor, grid: &Grid) -> Result<Tensor> {
                 run.advance(&fourth, terms, Some((1.0, &total)))?
             }
         };
-        run.finish_step((step, steps), at, &x, &first)?;
+        x = run.finish_step((step, steps), at, x, &first)?;
     }
     Ok(x)
 }

@@ -44,7 +44,7 @@ pub fn predictor_corrector(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, correc
             let terms = StepTerms { x: 1.0, x0: 0.0, eps: -e / to.sigma, noise: (2.0 * e).sqrt() };
             x = run.advance(&estimate, estimate.by_denoiser(terms, to), None)?;
         }
-        run.finish_step((step, steps), at, &x, &estimate)?;
+        x = run.finish_step((step, steps), at, x, &estimate)?;
     }
     Ok(x)
 }

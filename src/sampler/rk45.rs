@@ -46,6 +46,11 @@ pub fn rk45(run: &mut Run<'_>, x: Tensor, grid: &Grid, tolerance: f64) -> Result
     if !(1e-13..1.0).contains(&tolerance) {
         return Err(Error::Usage(format!("--tolerance {tolerance}: expected 1e-13 to 1")));
     }
+    if run.has_projection() {
+        return Err(Error::Usage(
+            "rk45: chooses its own steps, between which nothing can be put in; use another sampler".into(),
+        ));
+    }
     let (first, last, ends_clean) = ends(grid)?;
     let n = x.shape().first().copied().unwrap_or(0);
     let mut lanes = start(run, &x, first, (last.angle() - first.angle()) / 20.0)?;
@@ -68,7 +73,7 @@ pub fn rk45(run: &mut Run<'_>, x: Tensor, grid: &Grid, tolerance: f64) -> Result
         x = run.advance(&estimate, StepTerms { x0: 1.0, ..Default::default() }, None)?;
         to = Level::CLEAN;
     }
-    run.finish_step((0, 1), GridStep { from: first, to }, &x, &estimate)?;
+    x = run.finish_step((0, 1), GridStep { from: first, to }, x, &estimate)?;
     Ok(x)
 }
 

@@ -1,6 +1,6 @@
 //! What all samplers share: the denoiser, the count of its evaluations, the noise by address, and the callback.
 
-use super::GridStep;
+use super::{GridStep, Projection};
 use crate::denoiser::{Denoiser, Estimate, StepTerms};
 use crate::error::{Error, Result};
 use crate::ops::{self, Noise, ReverseStep, StepInputs};
@@ -38,20 +38,40 @@ pub struct Run<'a> {
     noise: StepNoise<'a>,
     samples: &'a [u32],
     callback: Option<Callback<'a>>,
+    projection: Option<(&'a dyn Projection, Address)>,
     nfe: usize,
     draws: usize,
+    projected: usize,
+    /// Steps before this part of the run, and of the whole, where it has parts.
+    part: Option<(usize, usize)>,
 }
 
 impl<'a> Run<'a> {
     /// A run in which image i of the batch is sample `samples[i]`: its noise depends on that index alone.
     pub fn new(denoiser: &'a dyn Denoiser, noise: StepNoise<'a>, samples: &'a [u32]) -> Run<'a> {
-        Run { denoiser, noise, samples, callback: None, nfe: 0, draws: 0 }
+        Run { denoiser, noise, samples, callback: None, projection: None, nfe: 0, draws: 0, projected: 0, part: None }
     }
 
     /// Calls `callback` after each step; its error stops the run.
     pub fn with_callback(mut self, callback: impl FnMut(&Progress<'_>) -> Result<()> + 'a) -> Run<'a> {
         self.callback = Some(Box::new(callback));
         self
+    }
+
+    /// Puts in after each step what is known; its noise is drawn at `address` at (sample, number of the step).
+    pub fn with_projection(mut self, projection: &'a dyn Projection, address: Address) -> Run<'a> {
+        self.projection = Some((projection, address));
+        self
+    }
+
+    /// Whether something is put in after each step.
+    pub fn has_projection(&self) -> bool {
+        self.projection.is_some()
+    }
+
+    /// Counts the steps that follow from `done` on, of `steps` in all.
+    pub(super) fn begin_part(&mut self, done: usize, steps: usize) {
+        self.part = Some((done, steps));
     }
 
     /// Network evaluations so far, per sample.
@@ -64,7 +84,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Those of the denoiser.
     pub fn denoise(&mut self, x_t: &Tensor, at: Level) -> Result<Estimate> {
-        self.nfe += 1;
+        self.nfe += self.denoiser.evaluations(at);
         self.denoiser.denoise(x_t, at)
     }
 
@@ -73,7 +93,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Those of the denoiser.
     pub fn denoise_rows(&mut self, x_t: &Tensor, at: &[Level]) -> Result<Vec<Estimate>> {
-        self.nfe += 1;
+        self.nfe += at.iter().map(|at| self.denoiser.evaluations(*at)).max().unwrap_or(0);
         self.denoiser.denoise_rows(x_t, at)
     }
 
@@ -110,20 +130,36 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Ends step number `step`: calls the callback.
+    /// Ends step number `step`: puts in what is known, calls the callback, and returns x.
     ///
     /// # Errors
-    /// Those of the callback.
+    /// Those of the projection and the callback.
     pub fn finish_step(
         &mut self,
         (step, steps): (usize, usize),
         at: GridStep,
-        x: &Tensor,
+        mut x: Tensor,
         estimate: &Estimate,
-    ) -> Result<()> {
-        match &mut self.callback {
-            Some(callback) => callback(&Progress { step, steps, at, x, estimate }),
-            None => Ok(()),
+    ) -> Result<Tensor> {
+        if let Some((projection, address)) = self.projection {
+            let address = address.step(self.projected);
+            self.projected += 1;
+            x = projection.project(x, at.to, &mut |known| self.noised(known, at.to, address))?;
         }
+        let (step, steps) = self.part.map_or((step, steps), |(done, all)| (done + step, all));
+        if let Some(callback) = &mut self.callback {
+            callback(&Progress { step, steps, at, x: &x, estimate })?;
+        }
+        Ok(x)
+    }
+
+    /// Known data at a level.
+    fn noised(&self, known: &Tensor, at: Level, address: Address) -> Result<Tensor> {
+        if at.is_clean() && at.alpha == 1.0 {
+            return Ok(known.clone());
+        }
+        let step = ReverseStep { to_x: at.alpha, noise: at.sigma, ..Default::default() };
+        let noise = Noise::Drawn { address, samples: self.samples };
+        ops::reverse_step(known, known, StepInputs::default(), &step, noise)
     }
 }
