@@ -7,7 +7,7 @@ use clap::Parser;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tweedie::cli::{self, OutputKind};
+use tweedie::cli::{self, EditArgs, OutputKind};
 use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::{Pipeline, SampleOptions};
@@ -22,6 +22,9 @@ use tweedie::{Error, Result};
   sample --model runs/digits --class 3 --count 64 --out threes.png
   sample --model runs/digits --sampler ddim --steps 25 --out digits.gif
   sample --model runs/digits --sampler ddpm --steps 1000 --count 1000 --out x.safetensors --json
+  sample --model runs/digits --class 3 --guidance-scale 2 --out clear_threes.png
+  sample --model runs/flags --inpaint flag.png --mask left --resample 10 --count 15 --out filled.png
+  sample --model runs/flags --colorize grey.png --count 15 --out coloured.png
   sample --model runs/digits --sampler dpmpp_2m --spacing log_snr --steps 12 --out fast.png
   sample --model runs/digits --sampler heun --steps 50 --encode images.safetensors --out latents.safetensors"
 )]
@@ -118,6 +121,8 @@ struct Args {
     /// Print one JSON object on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    edit: EditArgs,
 }
 
 impl Args {
@@ -192,6 +197,7 @@ fn run(args: &Args) -> Result<()> {
     let weights = cli::weights_flag(&args.weights)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?.with_precision(precision);
     cli::check_time_convention(args.time_convention.as_deref(), &pipeline)?;
+    let known = args.edit.known(pipeline.image_shape())?;
     let tau = args.tau.as_deref().map(cli::read_tau).transpose()?;
     let all = pipeline.scheduler().num_train_timesteps;
     let steps = tau.as_ref().map_or(args.steps.unwrap_or(all.min(50)), Vec::len);
@@ -213,6 +219,9 @@ fn run(args: &Args) -> Result<()> {
         init: args.init.as_deref().map(cli::read_init).transpose()?,
         noise: args.noise.as_deref().map(cli::read_noise).transpose()?,
         trajectory: kind == OutputKind::Gif || trajectory.is_some(),
+        guidance: args.edit.guidance(&args.device, precision)?,
+        known: known.as_ref().map(|(known, _)| known.clone()),
+        resampling: args.edit.resampling()?,
     };
     let bar = cli::progress_bar(0);
     let mut show = |done: usize, of: usize| {
@@ -225,7 +234,7 @@ fn run(args: &Args) -> Result<()> {
     };
     bar.finish_and_clear();
     let samples = outcome?;
-    cli::write_samples(&args.out, kind, &samples)?;
+    cli::write_samples(&args.out, kind, &samples, known.as_ref().map(|(_, shown)| shown))?;
     if let Some((path, kind)) = trajectory {
         cli::write_trajectory(path, kind, &samples)?;
     }

@@ -1,7 +1,9 @@
 //! What the programs share: errors and exit codes, threads, progress bars, sampler flags, and files by their ending.
 
+mod edit;
 mod output;
 
+pub use edit::EditArgs;
 pub use output::{OutputKind, write_samples, write_trajectory};
 
 use crate::device::Device;

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::io::image::{Picture, auto_columns, auto_scale, grid, write_gif, write_png};
 use crate::io::tensors::{Entry, write_tensors};
 use crate::pipeline::Samples;
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -66,13 +66,13 @@ fn sheet(x: &Tensor) -> Result<Picture> {
     grid(x.host::<f32>()?, shape, columns, auto_scale(h, w), 2)
 }
 
-/// Writes `samples` to `path`.
+/// Writes `samples` to `path`; a picture begins with `shown` `[k,h,w,c]`, what they were made from.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be written.
-pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples) -> Result<()> {
+pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples, shown: Option<&Tensor>) -> Result<()> {
     match kind {
-        OutputKind::Png => write_png(path, &sheet(&samples.x0)?),
+        OutputKind::Png => write_png(path, &sheet(&after(shown, &samples.x0)?)?),
         OutputKind::Gif => write_frames(path, &samples.states),
         OutputKind::Safetensors => {
             let shape = samples.x0.shape();
@@ -85,6 +85,14 @@ pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples) -> Result
             write_tensors(path, entries, HashMap::new())
         }
     }
+}
+
+/// `x` with `shown` before it.
+fn after(shown: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {
+    let Some(shown) = shown else { return Ok(x.clone()) };
+    let mut sizes = x.shape().to_vec();
+    sizes[0] += shown.shape()[0];
+    Tensor::stack_rows(&[shown.clone(), x.clone()], Shape::from(&sizes[..]))
 }
 
 /// Writes every state `x_0000…` (noisiest first) and every estimate `x0_hat_0000…`, or shows them as an animation.

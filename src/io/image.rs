@@ -152,6 +152,39 @@ fn copy_pixel(from: &[f32], to: &mut [u8]) {
     }
 }
 
+/// The value in [−1, 1] of each level: level/127.5 − 1, of which [`to_u8`] is the inverse.
+pub fn from_u8(picture: &Picture) -> Vec<f32> {
+    picture.pixels.iter().map(|level| f32::from(*level) / 127.5 - 1.0).collect()
+}
+
+/// Reads a PNG as 8-bit grey or RGB; deeper levels lose their lower bits, palettes become colours, and full opacity is left out.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read; [`Error::Data`] if it is no PNG, or partly transparent.
+pub fn read_png(path: impl AsRef<Path>) -> Result<Picture> {
+    let path = path.as_ref();
+    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let wrong = |text: String| Error::Data(format!("{}: {text}", path.display()));
+    let mut decoder = png::Decoder::new(std::io::BufReader::new(file));
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let read = || {
+        let mut reader = decoder.read_info()?;
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap_or(0)];
+        let info = reader.next_frame(&mut pixels)?;
+        pixels.truncate(info.buffer_size());
+        Ok::<_, png::DecodingError>((info, pixels))
+    };
+    let (info, pixels) = read().map_err(|e| wrong(format!("expected a PNG picture: {e}")))?;
+    let samples = info.color_type.samples();
+    let (width, height) = (info.width as usize, info.height as usize);
+    let channels = if samples.is_multiple_of(2) { samples - 1 } else { samples };
+    if channels != samples && pixels.chunks_exact(samples).any(|pixel| pixel[channels] != 255) {
+        return Err(wrong("is partly transparent; expected a picture without transparency".into()));
+    }
+    let pixels = pixels.chunks_exact(samples).flat_map(|pixel| pixel[..channels].to_vec()).collect();
+    Ok(Picture { width, height, channels, pixels })
+}
+
 /// Writes a PNG, whole or not at all.
 ///
 /// # Errors

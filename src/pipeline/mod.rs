@@ -8,8 +8,10 @@
 //! # Ok::<(), tweedie::Error>(())
 //! ```
 
+mod guide;
 mod sample;
 
+pub use guide::{Guidance, Known};
 pub use sample::{Class, Network, SampleOptions, Samples, encode_network, sample_network};
 
 use crate::device::Device;
@@ -39,6 +41,12 @@ pub struct Pipeline {
     scheduler: SchedulerConfig,
     own: Option<TweedieJson>,
     image_shape: [usize; 3],
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("image_shape", &self.image_shape).finish_non_exhaustive()
+    }
 }
 
 impl Pipeline {
@@ -155,6 +163,7 @@ impl Pipeline {
             params: &self.params,
             scheduler: &self.scheduler,
             has_null_class: self.own.is_some(),
+            p_uncond: self.own.as_ref().map_or(0.0, |own| own.p_uncond),
         }
     }
 
@@ -183,6 +192,13 @@ impl Pipeline {
     }
 
     fn check_class(&self, class: Class) -> Result<()> {
+        if let (Class::Index(k), Some(own)) = (class, &self.own)
+            && own.p_uncond == 1.0
+        {
+            return Err(Error::Usage(format!(
+                "--class {k}: all labels were dropped in training (p_uncond = 1): the model knows no class; use --class none"
+            )));
+        }
         let is_table = matches!(self.unet.config().class_embed, ClassEmbed::Table(_));
         if let (Class::Null, true, Some(own)) = (class, is_table, &self.own)
             && own.p_uncond == 0.0

@@ -1,12 +1,13 @@
 //! Sampling with a network: batches, classes, starts and noise by address.
 
+use super::guide::{Guidance, Known, Prepared};
 use crate::denoiser::{NetworkDenoiser, Threshold};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{ClassEmbed, Params, UNet};
-use crate::process::{Process, SchedulerConfig, Spacing, Variance};
+use crate::process::{Level, Process, SchedulerConfig, Spacing, Variance};
 use crate::rng::{Address, Purpose};
-use crate::sampler::{self, Grid, GridKind, Run, SamplerKind, SamplerOptions, StepNoise};
+use crate::sampler::{self, Grid, GridKind, Resampling, Run, SamplerKind, SamplerOptions, StepNoise};
 use crate::tensor::Tensor;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,6 +51,12 @@ pub struct SampleOptions {
     pub noise: Option<Vec<Tensor>>,
     /// Keep every x_t and x0_hat.
     pub trajectory: bool,
+    /// What pulls the samples towards their classes.
+    pub guidance: Guidance,
+    /// What is known of the samples.
+    pub known: Option<Known>,
+    /// How often stretches of steps are taken again, so that what is known and what is drawn agree.
+    pub resampling: Resampling,
 }
 
 impl Default for SampleOptions {
@@ -67,6 +74,9 @@ impl Default for SampleOptions {
             init: None,
             noise: None,
             trajectory: false,
+            guidance: Guidance::None,
+            known: None,
+            resampling: Resampling::default(),
         }
     }
 }
@@ -100,6 +110,8 @@ pub struct Network<'a> {
     pub scheduler: &'a SchedulerConfig,
     /// Whether the last row of its class table is the null class, as in models that `train` writes.
     pub has_null_class: bool,
+    /// How often the null class stood for a label in training.
+    pub p_uncond: f64,
 }
 
 /// The grid that a sampler runs on if nothing is said: diffusers' for ddpm and ddim; on DDPM's table equal
@@ -138,6 +150,9 @@ pub fn sample_network(
     let grid = grid(network, &process, options)?;
     let x_t = start(options, [count, h, w, c], &*process)?;
     check_noise(options, grid.steps().len(), x_t.shape())?;
+    if let Some(known) = &options.known {
+        known.check([h, w, c])?;
+    }
     run_batches(network, options, labels, x_t, false, &grid, progress)
 }
 
@@ -183,17 +198,20 @@ fn run_batches(
     let batches = count.div_ceil(options.batch);
     let (mut parts, mut nfe) = (Vec::new(), 0);
     let mut trajectory: Vec<Vec<(Tensor, Tensor)>> = Vec::new();
+    let guide = Prepared::new(network, options, labels.as_deref())?;
     for b in 0..batches {
         let first = b * options.batch;
         let n = options.batch.min(count - first);
         let samples: Vec<u32> = (first as u32..(first + n) as u32).collect();
+        let doubled = guide.labels_of_both(first, n);
         let inner = NetworkDenoiser {
             unet: network.unet,
             params: network.params,
             scheduler: network.scheduler,
             class_labels: labels.as_deref().map(|l| &l[first..first + n]),
         };
-        let denoiser = Threshold { inner, config: network.scheduler };
+        let denoiser = Threshold { inner: guide.denoiser(inner, &doubled, first, n), config: network.scheduler };
+        let known = options.known.as_ref().map(|known| known.projection(n, device)).transpose()?;
         let given = match &options.noise {
             Some(list) => Some(list.iter().map(|z| z.rows(first, n)?.to_device(device)).collect::<Result<Vec<_>>>()?),
             None => None,
@@ -210,10 +228,18 @@ fn run_batches(
             progress(b * p.steps + p.step + 1, batches * p.steps);
             Ok(())
         });
+        if let Some(known) = &known {
+            run = run.with_projection(&**known, Address::new(options.seed, Purpose::Known));
+        }
         let x = start.rows(first, n)?.to_device(device)?;
         let x = match backwards {
-            false => sampler::sample(options.sampler, &mut run, x, grid, &settings)?,
+            false => sampler::sample_again(options.sampler, &mut run, x, grid, &settings, options.resampling)?,
             true => sampler::encode(options.sampler, &mut run, x, grid, &settings)?,
+        };
+        // A grid may end before clean data; what is known is known all the same.
+        let x = match &known {
+            Some(known) => known.project(x, Level::CLEAN, &mut |known| Ok(known.clone()))?,
+            None => x,
         };
         parts.push(x.to_device(Device::Cpu)?);
         // rk45 takes as many steps as the hardest sample wants.
@@ -276,6 +302,8 @@ fn class_labels(network: &Network<'_>, options: &SampleOptions) -> Result<Option
     };
     let classes = if network.has_null_class { rows - 1 } else { rows };
     let label = |i: usize| match options.class {
+        // A model whose labels were all dropped knows the null class alone.
+        Class::Cycle if network.has_null_class && network.p_uncond == 1.0 => Ok(classes as u32),
         Class::Cycle => Ok((i % classes.max(1)) as u32),
         Class::Null if network.has_null_class => Ok(classes as u32),
         Class::Null => Err(Error::Usage("--class none: the model has no null class".into())),

@@ -79,7 +79,13 @@ impl Reporter {
     fn sample_grids(&self, t: &Trainer<'_>, step: u64) -> Result<()> {
         let options = SampleOptions { steps: 25, count: COLUMNS * ROWS, ..SampleOptions::default() };
         for (name, params) in [("ema", &t.ema), ("raw", &t.raw)] {
-            let network = pipeline::Network { unet: &t.unet, params, scheduler: &t.scheduler, has_null_class: true };
+            let network = pipeline::Network {
+                unet: &t.unet,
+                params,
+                scheduler: &t.scheduler,
+                has_null_class: true,
+                p_uncond: t.config.p_uncond,
+            };
             let samples = pipeline::sample_network(&network, t.dataset.shape(), &options, &mut |_, _| {})?;
             let [h, w, c] = t.dataset.shape();
             let shape = [options.count, h, w, c];
