@@ -11,7 +11,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// The presets by name.
-pub const PRESETS: [&str; 3] = ["digits", "small", "cifar10"];
+pub const PRESETS: [&str; 4] = ["digits", "small", "flags", "cifar10"];
 
 /// All settings of a training run. Every field is a key of the TOML file and of `--set`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -224,6 +224,21 @@ impl TrainConfig {
                 block_out_channels: vec![32, 64, 64],
                 attention_levels: vec![false, false, true],
                 attention_head_dim: 0,
+                ..digits
+            }),
+            // Few images: the average is short and dropout keeps the network from learning them by heart for longer.
+            "flags" => Ok(TrainConfig {
+                preset: "flags".into(),
+                data: "flags".into(),
+                steps: 4000,
+                batch: 32,
+                ema_decay: 0.999,
+                save_every: 1000,
+                sample_every: 1000,
+                validate_every: 500,
+                class_conditional: false,
+                block_out_channels: vec![32, 64],
+                dropout: 0.1,
                 ..digits
             }),
             // google/ddpm-cifar10-32, trained as Ho et al. 2020, appendix B.

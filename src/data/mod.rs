@@ -5,6 +5,7 @@ pub mod loader;
 
 mod digits;
 mod fingerprint;
+mod flags;
 mod idx_folder;
 mod split;
 mod toys;
@@ -24,7 +25,7 @@ use crate::{Error, Result};
 type Load = fn() -> Result<Dataset>;
 
 /// The embedded data sets by name.
-const EMBEDDED: &[(&str, Load)] = &[("digits", digits::load)];
+const EMBEDDED: &[(&str, Load)] = &[("digits", digits::load), ("flags", flags::load)];
 
 /// Consecutive images in one piece of memory.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens a data set: the name of an embedded one (`digits`), or the path of IDX files (see [`idx`]).
+    /// Opens a data set: the name of an embedded one (`digits`, `flags`), or the path of IDX files (see [`idx`]).
     ///
     /// `split_seed` chooses the held-out tenth where the data set does not bring its own split.
     ///
