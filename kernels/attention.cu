@@ -5,6 +5,7 @@
 //          attention_backward_dot         dot = sum of dy·y over a head's channels, a few lanes a row
 //          attention_backward_query_<D>   dq; a block owns 64 queries
 //          attention_backward_key_<D>     dk, dv; a block owns 64 keys and goes through the queries
+//          attention_split, attention_join  q, k, v of one tensor and back, rotated by position: an element of each a thread
 //          D is how many channels of the result a block has: 16, 32, 64, 128, 256, the least that holds d. Beyond 256 several blocks share
 //          the channels, and each forms the scores of all of them again.
 // Method   Online softmax (Milakov & Gimelshein 2018; tiled as in Dao et al. 2022): a row's maximum and sum follow the keys, what was
@@ -441,4 +442,69 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     attention_backward_key_256(BACKWARD, float* __restrict__ dk, float* __restrict__ dv, u32 t, u32 d, u32 heads, float scale) {
     backward_key<4, 256>(q, k, v, dy, lse, dot, dk, dv, t, d, heads, scale);
+}
+
+// ---- queries, keys and values side by side, with rotary positions ----
+
+// Channel i of a head is rotated with channel i ± d/2: value of the pair's member `i` after turning by the token's angle, or back.
+__device__ __forceinline__ float turned(float own, float partner, const float* __restrict__ table, u32 i, u32 half, bool back) {
+    const bool second = i >= half;
+    const u32 pair = second ? i - half : i;
+    const float cosine = table[pair], sine = back ? -table[half + pair] : table[half + pair];
+    return second ? own * cosine + partner * sine : own * cosine - partner * sine;
+}
+
+// Which head's channel element i of [n,t,heads·d] is, and where its token begins in [n,t,3·heads·d].
+struct Channel {
+    u64 token;
+    u32 column, inner, position;
+};
+
+__device__ __forceinline__ Channel channel(u64 i, u32 t, u32 d, u32 heads) {
+    const u32 c = heads * d;
+    const u64 token = i / c;
+    const u32 column = (u32)(i - token * c);
+    return {token, column, column % d, (u32)(token % t)};
+}
+
+// qkv [n,t,3·heads·d] -> q, k, v [n,t,heads·d], q and k turned by table [>= t, d] (cosines, then sines), unless it is null.
+extern "C" __global__ void __launch_bounds__(256)
+    attention_split(const float* __restrict__ qkv, const float* __restrict__ table, float* __restrict__ q, float* __restrict__ k,
+                    float* __restrict__ v, u64 count, u32 t, u32 d, u32 heads) {
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;  // guard
+    const Channel at = channel(i, t, d, heads);
+    const u32 c = heads * d, half = d / 2;
+    const float* from = qkv + at.token * 3 * c + at.column;
+    float of_q = from[0], of_k = from[c];
+    if (table) {
+        const int partner = at.inner >= half ? -(int)half : (int)half;
+        const float* row = table + (size_t)at.position * d;
+        of_q = turned(of_q, from[partner], row, at.inner, half, false);
+        of_k = turned(of_k, from[(int)c + partner], row, at.inner, half, false);
+    }
+    q[i] = of_q;
+    k[i] = of_k;
+    v[i] = from[2 * c];
+}
+
+// dq, dk, dv -> dqkv, the first two turned back.
+extern "C" __global__ void __launch_bounds__(256)
+    attention_join(const float* __restrict__ dq, const float* __restrict__ dk, const float* __restrict__ dv, const float* __restrict__ table,
+                   float* __restrict__ dqkv, u64 count, u32 t, u32 d, u32 heads) {
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;  // guard
+    const Channel at = channel(i, t, d, heads);
+    const u32 c = heads * d, half = d / 2;
+    float of_q = dq[i], of_k = dk[i];
+    if (table) {
+        const u64 partner = at.inner >= half ? i - half : i + half;
+        const float* row = table + (size_t)at.position * d;
+        of_q = turned(of_q, dq[partner], row, at.inner, half, true);
+        of_k = turned(of_k, dk[partner], row, at.inner, half, true);
+    }
+    float* to = dqkv + at.token * 3 * c + at.column;
+    to[0] = of_q;
+    to[c] = of_k;
+    to[2 * c] = dv[i];
 }

@@ -5,6 +5,7 @@
 //          linear_backward_x        dx[r,i] = sum over j of dy[r,j]·weight[j,i]
 //          linear_backward_weight   dw[j,i] = sum over r of dy[r,j]·x[r,i]; a block takes a tile and one of `chunks` ranges of rows
 //          linear_sum_rows          sums over rows, of a range a block: dbias, and dw from its ranges
+//          linear_gelu_forward, linear_gelu_backward: gelu(x) = x·sigmoid(x·(c1 + c3·x²)) and its gradient, four elements a thread
 //          Each product for large tiles, _small and _scalar (channels that do not divide by 4, small tiles); each sum too.
 // Cost     2·rows·c_in·c_out flops each; reads its operands from memory once as long as the cache holds a row of tiles.
 // Exact    no atomics: the ranges of rows depend on the shape alone and are added in order.
@@ -152,4 +153,32 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     linear_sum_rows_scalar(const float* __restrict__ in, float* __restrict__ out, u32 rows, u32 c, u32 chunks, u32 len, u32 lanes) {
     sum_rows<1>(in, out, rows, c, chunks, len, lanes);
+}
+
+// ---- GELU in its tanh form: what `simd`'s `gelu` has ----
+
+#define GELU_LINEAR 1.5957691f  // 2·sqrt(2/pi)
+#define GELU_CUBIC 0.07135481f  // 0.044715 times that
+
+__device__ __forceinline__ float gelu_gate(float x) { return 1.0f / (1.0f + expf(-x * (GELU_LINEAR + GELU_CUBIC * x * x))); }
+
+__device__ __forceinline__ float gelu_slope(float x) {
+    const float g = gelu_gate(x);
+    return g + x * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x) * g * (1.0f - g);
+}
+
+extern "C" __global__ void linear_gelu_forward(const float* __restrict__ x, float* __restrict__ y, u64 count) {
+    const u64 at = 4 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= count) return;  // guard
+    const int n = count - at < 4 ? (int)(count - at) : 4;
+    const float4 v = load4(x + at, n, true);
+    store4(y + at, make_float4(v.x * gelu_gate(v.x), v.y * gelu_gate(v.y), v.z * gelu_gate(v.z), v.w * gelu_gate(v.w)), n, true);
+}
+
+extern "C" __global__ void linear_gelu_backward(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dx, u64 count) {
+    const u64 at = 4 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= count) return;  // guard
+    const int n = count - at < 4 ? (int)(count - at) : 4;
+    const float4 v = load4(x + at, n, true), g = load4(dy + at, n, true);
+    store4(dx + at, make_float4(g.x * gelu_slope(v.x), g.y * gelu_slope(v.y), g.z * gelu_slope(v.z), g.w * gelu_slope(v.w)), n, true);
 }

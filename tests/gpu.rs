@@ -94,6 +94,10 @@ rooms!(
     linear,
     conv2d,
     group_norm,
+    layer_norm,
+    gated_residual,
+    cross_entropy,
+    score_entropy,
     attention,
 );
 

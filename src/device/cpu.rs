@@ -79,6 +79,16 @@ impl<'a, T> DisjointMut<'a, T> {
         DisjointMut { ptr: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
     }
 
+    /// The elements from `start` on.
+    ///
+    /// # Panics
+    /// If that leaves the slice, as [`DisjointMut::slice`].
+    pub fn from(&self, start: usize) -> DisjointMut<'a, T> {
+        assert!(start <= self.len, "element {start} leaves a slice of {}", self.len);
+        // SAFETY: in bounds by the assertion.
+        DisjointMut { ptr: unsafe { self.ptr.add(start) }, len: self.len - start, owner: PhantomData }
+    }
+
     /// The elements `start..start + len`, writable.
     ///
     /// The block structure of every caller gives each range to exactly one block; bounds are checked here.

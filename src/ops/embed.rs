@@ -3,7 +3,7 @@
 //! Saved    the indices. Cost: one read and one write of each row. Kernels: `kernels/embed.cu`.
 //! Order    the gradient of a row sums its uses in order.
 
-use crate::device::Device;
+use crate::device::{Device, Scratch};
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::{Shape, Tensor, TensorId};
@@ -21,6 +21,32 @@ use crate::tensor::{Shape, Tensor, TensorId};
 /// # Ok::<(), tweedie::Error>(())
 /// ```
 pub fn embed(weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
+    look_up(weight, indices, [indices.len(), weight.shape().last_size()].into())
+}
+
+/// As [`embed`] for `n` sequences of equal length, one behind the other: `[n, t, d]`.
+///
+/// # Errors
+/// [`Error::Shape`] as [`embed`], and if the indices are not `n` sequences of one length.
+///
+/// # Example
+/// ```
+/// use tweedie::{ops::embed_sequences, tensor::Tensor};
+/// let weight = Tensor::from_slice(&[1.0_f32, 2.0], [2, 1])?;
+/// let y = embed_sequences(&weight, &[1, 0, 0, 1], 2)?;
+/// assert_eq!((y.to_vec::<f32>()?, &y.shape()[..]), (vec![2.0, 1.0, 1.0, 2.0], &[2, 2, 1][..]));
+/// # Ok::<(), tweedie::Error>(())
+/// ```
+pub fn embed_sequences(weight: &Tensor, indices: &[u32], n: usize) -> Result<Tensor> {
+    let t = indices.len() / n.max(1);
+    if indices.len() != n * t {
+        let count = indices.len();
+        return Err(Error::Shape(format!("embed: {count} indices are not {n} sequences of one length")));
+    }
+    look_up(weight, indices, [n, t, weight.shape().last_size()].into())
+}
+
+fn look_up(weight: &Tensor, indices: &[u32], shape: Shape) -> Result<Tensor> {
     let &[k, _] = &weight.shape()[..] else {
         return Err(Error::Shape(format!("embed: weight wants [k,d], got {}", weight.shape())));
     };
@@ -28,18 +54,21 @@ pub fn embed(weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
         return Err(Error::Shape(format!("embed: index {bad} is outside a table of {k} rows")));
     }
     let y = match weight.device() {
-        Device::Cpu => cpu::lookup(weight, indices)?,
-        Device::Cuda(index) => cuda::lookup(index, weight, indices)?,
+        Device::Cpu => cpu::lookup(weight, indices, shape)?,
+        Device::Cuda(index) => cuda::lookup(index, weight, indices, shape)?,
     };
     Ok(tape::push(y, &[weight], || {
-        Box::new(Embed { slot: weight.grad_slot(), shape: weight.shape(), indices: indices.to_vec() })
+        // In memory of the pool: the tokens of a batch are more than a page.
+        let mut kept = Scratch::take(indices.len());
+        kept.copy_from_slice(indices);
+        Box::new(Embed { slot: weight.grad_slot(), shape: weight.shape(), indices: kept })
     }))
 }
 
 struct Embed {
     slot: Option<TensorId>,
     shape: Shape,
-    indices: Vec<u32>,
+    indices: Scratch<u32>,
 }
 
 impl Node for Embed {
@@ -57,17 +86,21 @@ impl Node for Embed {
 }
 
 mod cpu {
-    use crate::device::Device;
+    use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
     use crate::tensor::{Dtype, Shape, Tensor};
 
-    pub(super) fn lookup(weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
+    pub(super) fn lookup(weight: &Tensor, indices: &[u32], shape: Shape) -> Result<Tensor> {
+        const BLOCK: usize = 64;
         let d = weight.shape()[1];
-        let mut y = Tensor::empty([indices.len(), d], Dtype::F32, Device::Cpu)?;
+        let mut y = Tensor::empty(shape, Dtype::F32, Device::Cpu)?;
         let table = weight.host::<f32>()?;
-        for (row, index) in y.host_mut::<f32>()?.chunks_exact_mut(d).zip(indices) {
-            row.copy_from_slice(&table[*index as usize * d..][..d]);
-        }
+        let out = DisjointMut::new(y.host_mut::<f32>()?);
+        for_each_block(indices.len().div_ceil(BLOCK), 8 * BLOCK * d, |block| {
+            for at in block * BLOCK..indices.len().min((block + 1) * BLOCK) {
+                out.slice(at * d, d).copy_from_slice(&table[indices[at] as usize * d..][..d]);
+            }
+        });
         Ok(y)
     }
 
@@ -93,10 +126,10 @@ mod cuda {
 
     const THREADS: u32 = 128;
 
-    pub(super) fn lookup(index: usize, weight: &Tensor, indices: &[u32]) -> Result<Tensor> {
+    pub(super) fn lookup(index: usize, weight: &Tensor, indices: &[u32], shape: Shape) -> Result<Tensor> {
         let gpu = gpu(index)?;
         let d = weight.shape()[1];
-        let mut y = Tensor::empty([indices.len(), d], Dtype::F32, Device::Cuda(index))?;
+        let mut y = Tensor::empty(shape, Dtype::F32, Device::Cuda(index))?;
         let there = gpu.upload(bytemuck::cast_slice(indices))?;
         let lanes = lanes(&[d]);
         let count = y.count() / lanes;

@@ -5,39 +5,47 @@ mod attention;
 mod blend;
 mod concat;
 mod conv2d;
+mod cross_entropy;
 mod dropout;
 mod dynamic_threshold;
 mod embed;
 mod error_norm;
 mod fourier;
+mod gated_residual;
 mod group_norm;
+mod layer_norm;
 mod linear;
 mod perturb;
 mod pointwise;
 mod reduce;
 mod resample;
 mod reverse_step;
+mod score_entropy;
 mod select;
 mod set_components;
 mod weighted_mse;
 
 pub use adamw::{AdamW, AdamWEntry, adamw};
-pub use attention::attention;
+pub use attention::{attention, rotary_table, self_attention};
 pub use blend::blend;
 pub use concat::{Joined, concat_channels, project, slice_channels};
 pub use conv2d::{CONV_ACCURACIES, Conv, ConvAccuracy, ConvExtras, conv_accuracy, conv2d, set_conv_accuracy};
+pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
-pub use embed::embed;
+pub use embed::{embed, embed_sequences};
 pub use error_norm::error_norm;
 pub use fourier::time_features;
+pub use gated_residual::gated_residual;
 pub use group_norm::{Film, GroupNorm, group_norm};
-pub use linear::linear;
+pub use layer_norm::layer_norm;
+pub use linear::{linear, linear_gelu};
 pub use perturb::{Perturbed, perturb};
 pub use pointwise::{add, affine, cast, silu};
 pub use reduce::grad_norm;
 pub use resample::{mean_pool2, upsample_nearest};
 pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
+pub use score_entropy::{ScoreTerm, score_entropy};
 pub use select::select;
 pub use set_components::set_components;
 pub use weighted_mse::weighted_mse;
@@ -143,6 +151,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("linear", linear::cases::table()),
         ("conv2d", conv2d::cases::table()),
         ("group_norm", group_norm::cases::table()),
+        ("layer_norm", layer_norm::cases::table()),
         ("attention", attention::cases::table()),
         ("pointwise", pointwise::cases::table()),
         ("concat", concat::cases::table()),
@@ -150,6 +159,9 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("embed", embed::cases::table()),
         ("dropout", dropout::cases::table()),
         ("fourier", fourier::cases::table()),
+        ("gated_residual", gated_residual::cases::table()),
+        ("cross_entropy", cross_entropy::cases::table()),
+        ("score_entropy", score_entropy::cases::table()),
         ("weighted_mse", weighted_mse::cases::table()),
         ("error_norm", error_norm::cases::table()),
         ("reduce", reduce::cases::table()),
@@ -167,8 +179,10 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
 #[doc(hidden)]
 pub mod cases {
     pub use super::{
-        attention::cases as attention, concat::cases as concat, conv2d::cases as conv2d, embed::cases as embed,
-        group_norm::cases as group_norm, linear::cases as linear, pointwise::cases as pointwise,
-        resample::cases as resample, weighted_mse::cases as weighted_mse,
+        attention::cases as attention, concat::cases as concat, conv2d::cases as conv2d,
+        cross_entropy::cases as cross_entropy, embed::cases as embed, gated_residual::cases as gated_residual,
+        group_norm::cases as group_norm, layer_norm::cases as layer_norm, linear::cases as linear,
+        pointwise::cases as pointwise, resample::cases as resample, score_entropy::cases as score_entropy,
+        weighted_mse::cases as weighted_mse,
     };
 }

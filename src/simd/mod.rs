@@ -4,6 +4,7 @@
 //! `TWEEDIE_SIMD=portable|avx2|avx512` forces a lower level (`avx512`: without its bf16 products), which is how every path is tested on one machine. On AArch64
 //! vectors and fused multiply-adds are part of the base instruction set, so plain code is compiled to them.
 
+mod gelu;
 pub(crate) mod gemm;
 mod kernel;
 mod lanes;
@@ -16,6 +17,7 @@ mod sums;
 mod tile;
 mod winograd;
 
+pub(crate) use gelu::{BiasGelu, GeluBackward};
 pub(crate) use kernel::Run;
 pub(crate) use lanes::{Kernel, Lanes, Narrow, Number, Widen, dispatch, for_vectors, get, put};
 pub use math::{exp, sigmoid};

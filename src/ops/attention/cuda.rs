@@ -1,9 +1,10 @@
 //! The CUDA side of [`super::attention`]: `kernels/attention.cu`.
 
+use super::rotary::SelfAttention;
 use super::{Attention, Sizes};
 use crate::device::Device;
 use crate::device::cuda::{Arg, Geometry, args, gpu, size};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{Kernel, attention as kernel};
 use crate::tape::Grads;
 use crate::tensor::{Dtype, Tensor};
@@ -99,4 +100,48 @@ pub(super) fn backward(index: usize, node: &Attention, dy: &Tensor, grads: &mut 
         grads.add(node.v.grad_slot(), dv)?;
     }
     Ok(())
+}
+
+/// Queries, keys and values of `[n, t, 3·c]` as three tensors, the first two rotated.
+fn split(index: usize, qkv: &Tensor, rotary: Option<&Tensor>, s: Sizes) -> Result<[Tensor; 3]> {
+    let shape = [s.n, s.t, s.heads * s.d];
+    let empty = || Tensor::empty(shape, Dtype::F32, Device::Cuda(index));
+    let (mut q, mut k, mut v) = (empty()?, empty()?, empty()?);
+    let count = q.count();
+    let table = Arg::Buffer(rotary.map(Tensor::cuda).transpose()?);
+    let (t, d, heads) = (size(s.t)?, size(s.d)?, size(s.heads)?);
+    let args = args![qkv.cuda()?, table, q.cuda_mut()?, k.cuda_mut()?, v.cuda_mut()?, count as u64, t, d, heads];
+    // SAFETY: qkv holds three times the count of q, k and v, the table at least t·d f32 (checked in `self_attention`); a thread touches element
+    // i of each and its partner in the same head; order and types are those of `attention_split`.
+    unsafe { gpu(index)?.launch(kernel::SPLIT, Geometry::covering(count, 256)?, &args) }?;
+    Ok([q, k, v])
+}
+
+pub(super) fn forward_joined(
+    index: usize,
+    qkv: &Tensor,
+    rotary: Option<&Tensor>,
+    s: Sizes,
+) -> Result<(Tensor, Tensor)> {
+    let [q, k, v] = split(index, qkv, rotary, s)?;
+    forward(index, &q, &k, &v, s)
+}
+
+pub(super) fn backward_joined(index: usize, node: &SelfAttention, dy: &Tensor) -> Result<Tensor> {
+    let s = node.sizes;
+    let [q, k, v] = split(index, &node.qkv, node.rotary.as_ref(), s)?.map(|t| t.with_grad(true));
+    let mut grads = Grads::new();
+    let slots = [&q, &k, &v].map(Tensor::grad_slot);
+    let apart = Attention { q, k, v, y: node.y.clone(), lse: node.lse.clone(), sizes: s };
+    backward(index, &apart, dy, &mut grads)?;
+    let missing = || Error::Device("attention: a gradient is missing; report this".into());
+    let [dq, dk, dv] = slots.map(|slot| slot.and_then(|id| grads.take(id)).ok_or_else(missing));
+    let mut dqkv = Tensor::empty(node.qkv.shape(), Dtype::F32, Device::Cuda(index))?;
+    let (dq, dk, dv) = (dq?, dk?, dv?);
+    let table = Arg::Buffer(node.rotary.as_ref().map(Tensor::cuda).transpose()?);
+    let (count, t, d, heads) = (dq.count(), size(s.t)?, size(s.d)?, size(s.heads)?);
+    let args = args![dq.cuda()?, dk.cuda()?, dv.cuda()?, table, dqkv.cuda_mut()?, count as u64, t, d, heads];
+    // SAFETY: as in `split`; order and types are those of `attention_join`.
+    unsafe { gpu(index)?.launch(kernel::JOIN, Geometry::covering(count, 256)?, &args) }?;
+    Ok(dqkv)
 }

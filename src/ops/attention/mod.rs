@@ -7,13 +7,17 @@
 //! Cost     4·t²·c flops per image forward, 10·t²·c backward.
 //! Order    every sum runs over tokens or channels in order, tiles in order.
 //! Types    bf16 q, k, v are copied to f32, and results rounded.
+//! Rotary   `self_attention` (`rotary.rs`) reads q, k and v as the thirds of one tensor's tokens and rotates them by position.
 //! CUDA     `kernels/attention.cu`: tiles of 64 queries against tiles of 64 keys, online softmax.
 
 #[doc(hidden)]
 pub mod cases;
 mod cpu;
 mod cuda;
+mod rotary;
 mod rows;
+
+pub use rotary::{rotary_table, self_attention};
 
 use super::same_device;
 use crate::device::Device;
@@ -51,7 +55,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
     }
     let sizes = Sizes { n: shape[0], t: shape.count() / (shape[0] * c).max(1), heads, d: c / heads };
     let (y, lse) = match same_device("attention", &[q, k, v])? {
-        Device::Cpu => cpu::forward(q, k, v, sizes)?,
+        Device::Cpu => cpu::forward_apart(q, k, v, sizes)?,
         Device::Cuda(index) => cuda::forward(index, q, k, v, sizes)?,
     };
     let saved = y.clone();
@@ -84,7 +88,7 @@ impl Node for Attention {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (dq, dk, dv) = match dy.device() {
-            Device::Cpu => cpu::backward(&self, &dy)?,
+            Device::Cpu => cpu::backward_apart(&self, &dy)?,
             Device::Cuda(index) => return cuda::backward(index, &self, &dy, grads),
         };
         grads.add(self.q.grad_slot(), dq)?;

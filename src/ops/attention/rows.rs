@@ -95,3 +95,28 @@ impl Kernel for Dot<'_> {
         sum.sum()
     }
 }
+
+/// Rotates the pairs (i, i + d/2) of a row by the angles of a token, whose cosines and then sines `table` holds; or back.
+pub(super) struct Turn<'a> {
+    pub(super) row: &'a mut [f32],
+    pub(super) table: &'a [f32],
+    pub(super) back: bool,
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Turn { row, table, back } = self;
+        let half = row.len() / 2;
+        let ((first, second), (cosines, sines)) = (row.split_at_mut(half), table.split_at(half));
+        let sign = V::splat(if back { -1.0 } else { 1.0 });
+        for_vectors!(V, half, |i, len| {
+            let (a, b) = (get::<V>(first, i, len), get::<V>(second, i, len));
+            let (cosine, sine) = (get::<V>(cosines, i, len), get::<V>(sines, i, len).mul(sign));
+            put(b.neg_mul_add(sine, a.mul(cosine)), first, i, len);
+            put(a.mul_add(sine, b.mul(cosine)), second, i, len);
+        });
+    }
+}

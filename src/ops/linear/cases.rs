@@ -1,6 +1,6 @@
 //! Oracle and case table of [`super::linear`].
 
-use super::linear;
+use super::{linear, linear_gelu};
 use crate::testing::{Array, Case};
 
 /// One row: `rows` of `c_in` to `c_out`.
@@ -40,6 +40,32 @@ fn oracle(a: &[Array]) -> Array {
     y
 }
 
+/// As [`case`] with GELU, and with a bias or without.
+pub fn gelu_case(rows: usize, c_in: usize, c_out: usize, bias: bool, seed: u64) -> Case {
+    // Results of unit size, where GELU bends.
+    let plain = case(rows, c_in, c_out, false, seed);
+    let mut inputs = plain.inputs;
+    inputs[1] = Array::normal([c_out, c_in], seed + 1, 1.0 / (c_in as f32).sqrt(), 0.0);
+    inputs.truncate(if bias { 3 } else { 2 });
+    Case {
+        label: format!("{rows}x{c_in}->{c_out} gelu, bias {bias}"),
+        differentiable: vec![true; inputs.len()],
+        inputs,
+        run: Box::new(|t| linear_gelu(&t[0], &t[1], t.get(2))),
+        oracle: Box::new(move |a| {
+            let mut all = a.to_vec();
+            all.resize_with(3, || Array::zeros([c_out]));
+            let mut y = oracle(&all);
+            for v in &mut y.data {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (*v + 0.044715 * v.powi(3));
+                *v *= 0.5 * (1.0 + inner.tanh());
+            }
+            y
+        }),
+        ..plain
+    }
+}
+
 /// Rows on both sides of each tile.
 pub fn table() -> Vec<Case> {
     let rows = [
@@ -55,5 +81,10 @@ pub fn table() -> Vec<Case> {
         (20, 132, 136, false),
         (601, 8, 12, false),
     ];
-    rows.into_iter().map(|(rows, c_in, c_out, residual)| case(rows, c_in, c_out, residual, 10)).collect()
+    let mut cases: Vec<Case> =
+        rows.into_iter().map(|(rows, c_in, c_out, residual)| case(rows, c_in, c_out, residual, 10)).collect();
+    // A line of one piece and of two, more elements than a block of the activation's gradient.
+    let with_gelu = [(1, 1, 1, true), (9, 5, 33, false), (65, 3, 270, true), (3, 530, 40, true)];
+    cases.extend(with_gelu.map(|(rows, c_in, c_out, bias)| gelu_case(rows, c_in, c_out, bias, 14)));
+    cases
 }

@@ -213,3 +213,26 @@ fn sum_ranges(
     // same for both; lanes and threads are powers of two up to 32 and 256.
     unsafe { gpu(index)?.launch(kernel, geometry, &args) }
 }
+
+/// GELU of every element.
+pub(super) fn gelu(index: usize, x: &Tensor) -> Result<Tensor> {
+    let mut y = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+    let count = y.count();
+    let args = args![x.cuda()?, y.cuda_mut()?, count as u64];
+    let geometry = Geometry::covering(count.div_ceil(4), 256)?;
+    // SAFETY: x and y hold count f32 and a thread touches elements below it; order and types are those of `linear_gelu_forward`.
+    unsafe { gpu(index)?.launch(kernel::GELU_FORWARD, geometry, &args) }?;
+    Ok(y)
+}
+
+/// dx = dy·gelu'(x).
+pub(super) fn gelu_backward(index: usize, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let mut dx = Tensor::empty(x.shape(), Dtype::F32, Device::Cuda(index))?;
+    let count = dx.count();
+    let args = args![x.cuda()?, dy.cuda()?, dx.cuda_mut()?, count as u64];
+    let geometry = Geometry::covering(count.div_ceil(4), 256)?;
+    // SAFETY: x, dy (the gradient of an output of x's shape) and dx hold count f32 and a thread touches elements below it; order and types
+    // are those of `linear_gelu_backward`.
+    unsafe { gpu(index)?.launch(kernel::GELU_BACKWARD, geometry, &args) }?;
+    Ok(dx)
+}

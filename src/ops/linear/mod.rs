@@ -5,6 +5,7 @@
 //! Order    both operands are packed (`simd::gemm`); each output sums c_in in order; dweight sums rows in order; dbias in blocks of 64 rows. On a GPU dweight and dbias sum
 //!          ranges of rows that depend on the shape alone, and add those in order.
 //! Types    x, y and the residual may be bf16 (`bf16.rs`); weight, bias and their gradients are f32, and so are all sums.
+//! GELU     `linear_gelu` (`gelu.rs`) applies it in the epilogue.
 //! Kernels  `kernels/linear.cu` and `kernels/gemm.cuh`, which `conv2d` uses too.
 
 mod bf16;
@@ -12,12 +13,15 @@ mod bf16;
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+mod gelu;
+
+pub use gelu::linear_gelu;
 
 use super::{narrow, same_device, sum_rows};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
-use crate::tensor::{Tensor, TensorId};
+use crate::tensor::{Shape, Tensor, TensorId};
 
 /// `y = x·weightᵀ + bias + residual`.
 ///
@@ -41,23 +45,12 @@ use crate::tensor::{Tensor, TensorId};
 /// # Ok::<(), tweedie::Error>(())
 /// ```
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
-    let (&[c_out, c_in], shape) = (&weight.shape()[..], x.shape()) else {
-        return Err(Error::Shape(format!("linear: weight wants [c_out,c_in], got {}", weight.shape())));
-    };
-    if shape.is_empty() || shape.last_size() != c_in {
-        return Err(Error::Shape(format!("linear: weight {} wants c_in = {c_in}, but x is {shape}", weight.shape())));
-    }
-    let out_shape = shape.with_last(c_out);
-    if let Some(b) = bias.filter(|b| b.shape()[..] != [c_out]) {
-        return Err(Error::Shape(format!("linear: bias wants [{c_out}], got {}", b.shape())));
-    }
-    if let Some(r) = residual.filter(|r| r.shape() != out_shape) {
-        return Err(Error::Shape(format!("linear: residual wants {out_shape}, got {}", r.shape())));
-    }
+    let (out_shape, device) = check("linear", x, weight, bias, residual)?;
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(residual).collect();
-    let y = match same_device("linear", &inputs)? {
+    let y = match device {
         Device::Cpu => cpu::forward(x, weight, bias, residual, Tensor::empty(out_shape, x.dtype(), Device::Cpu)?)?,
         Device::Cuda(index) => {
+            let (c_out, c_in) = (weight.shape()[0], weight.shape()[1]);
             let sizes = cuda::Sizes { rows: x.count() / c_in.max(1), c_in, c_out };
             cuda::forward(index, x, weight, bias, residual, out_shape, sizes)?
         }
@@ -70,6 +63,31 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Opti
             residual: residual.and_then(Tensor::grad_slot),
         })
     }))
+}
+
+/// The shape of the result, and where everything lives.
+fn check(
+    op: &str,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+) -> Result<(Shape, Device)> {
+    let (&[c_out, c_in], shape) = (&weight.shape()[..], x.shape()) else {
+        return Err(Error::Shape(format!("{op}: weight wants [c_out,c_in], got {}", weight.shape())));
+    };
+    if shape.is_empty() || shape.last_size() != c_in {
+        return Err(Error::Shape(format!("{op}: weight {} wants c_in = {c_in}, but x is {shape}", weight.shape())));
+    }
+    let out_shape = shape.with_last(c_out);
+    if let Some(b) = bias.filter(|b| b.shape()[..] != [c_out]) {
+        return Err(Error::Shape(format!("{op}: bias wants [{c_out}], got {}", b.shape())));
+    }
+    if let Some(r) = residual.filter(|r| r.shape() != out_shape) {
+        return Err(Error::Shape(format!("{op}: residual wants {out_shape}, got {}", r.shape())));
+    }
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(residual).collect();
+    Ok((out_shape, same_device(op, &inputs)?))
 }
 
 struct Linear {
@@ -85,35 +103,44 @@ impl Node for Linear {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        let (c_out, rows) = (dy.shape().last_size(), dy.count() / dy.shape().last_size().max(1));
-        match dy.device() {
-            Device::Cpu => {
-                if self.bias.is_some() {
-                    grads.add(self.bias, narrow(&sum_rows(&dy, 1, c_out)?, [c_out])?)?;
-                }
-                if self.weight.requires_grad() {
-                    grads.add(self.weight.grad_slot(), cpu::backward_weight(&self.x, &dy, rows)?)?;
-                }
-                if self.x.requires_grad() {
-                    grads.add(self.x.grad_slot(), cpu::backward_x(&self.x, &self.weight, &dy, rows)?)?;
-                }
-            }
-            Device::Cuda(index) => {
-                let sizes = cuda::Sizes { rows, c_in: self.x.shape().last_size(), c_out };
-                if self.bias.is_some() {
-                    grads.add(self.bias, cuda::sum_rows(index, dy.cuda()?, [1, rows, c_out], [c_out])?)?;
-                }
-                if self.weight.requires_grad() {
-                    grads.add(
-                        self.weight.grad_slot(),
-                        cuda::backward_weight(index, &self.x, &dy, &self.weight, sizes)?,
-                    )?;
-                }
-                if self.x.requires_grad() {
-                    grads.add(self.x.grad_slot(), cuda::backward_x(index, &self.weight, &dy, &self.x, sizes)?)?;
-                }
-            }
-        }
+        product_gradients(&self.x, &self.weight, self.bias, &dy, grads)?;
         grads.add(self.residual, dy)
     }
+}
+
+/// The gradients of bias, weight and x from that of the product.
+fn product_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<TensorId>,
+    dy: &Tensor,
+    grads: &mut Grads,
+) -> Result<()> {
+    let (c_out, rows) = (dy.shape().last_size(), dy.count() / dy.shape().last_size().max(1));
+    match dy.device() {
+        Device::Cpu => {
+            if bias.is_some() {
+                grads.add(bias, narrow(&sum_rows(dy, 1, c_out)?, [c_out])?)?;
+            }
+            if weight.requires_grad() {
+                grads.add(weight.grad_slot(), cpu::backward_weight(x, dy, rows)?)?;
+            }
+            if x.requires_grad() {
+                grads.add(x.grad_slot(), cpu::backward_x(x, weight, dy, rows)?)?;
+            }
+        }
+        Device::Cuda(index) => {
+            let sizes = cuda::Sizes { rows, c_in: x.shape().last_size(), c_out };
+            if bias.is_some() {
+                grads.add(bias, cuda::sum_rows(index, dy.cuda()?, [1, rows, c_out], [c_out])?)?;
+            }
+            if weight.requires_grad() {
+                grads.add(weight.grad_slot(), cuda::backward_weight(index, x, dy, weight, sizes)?)?;
+            }
+            if x.requires_grad() {
+                grads.add(x.grad_slot(), cuda::backward_x(index, weight, dy, x, sizes)?)?;
+            }
+        }
+    }
+    Ok(())
 }
