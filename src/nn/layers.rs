@@ -28,6 +28,11 @@ impl Linear {
     pub(crate) fn forward(&self, p: &Params, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         ops::linear(x, p.get(self.weight), Some(p.get(self.bias)), residual)
     }
+
+    /// GELU of it.
+    pub(crate) fn forward_gelu(&self, p: &Params, x: &Tensor) -> Result<Tensor> {
+        ops::linear_gelu(x, p.get(self.weight), Some(p.get(self.bias)))
+    }
 }
 
 /// Linear → SiLU → linear on sinusoidal features.

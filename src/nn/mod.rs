@@ -1,4 +1,4 @@
-//! Networks: parameters, layers, the U-Net for images and the multilayer perceptron for vectors.
+//! Networks: parameters, layers, the U-Net for images, the transformer for sequences and the multilayer perceptron for vectors.
 
 mod attn_block;
 mod init;
@@ -6,12 +6,16 @@ mod layers;
 mod mlp;
 mod param;
 mod res_block;
+mod transformer;
+mod transformer_config;
 mod unet;
 mod unet_config;
 
 pub use init::initialise;
 pub use mlp::{Mlp, MlpConfig};
 pub use param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
+pub use transformer::Transformer;
+pub use transformer_config::TransformerConfig;
 pub use unet::{ClassInput, UNet};
 pub use unet_config::{BlockType, ClassEmbed, MAX_SIDE, UNetConfig};
 
