@@ -30,6 +30,16 @@ fn tiny(steps: u64) -> TrainConfig {
 }
 
 #[test]
+fn transformers_match_pytorch_forward_and_in_every_gradient() {
+    if !can_load_kernels() {
+        return;
+    }
+    let _gpu = harness::gpu();
+    parity::assert_transformers_match(GPU);
+    harness::assert_clean();
+}
+
+#[test]
 fn unets_match_diffusers_forward_and_in_every_gradient() {
     if !can_load_kernels() {
         return;
