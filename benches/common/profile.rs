@@ -1,17 +1,10 @@
-//! `cargo bench --bench unet -- --profile`: each op's share of a step, with the library's lap timer.
+//! `cargo bench --bench unet -- --profile`, and of the transformer: each op's share of a step, with the library's lap timer.
 
-use super::noise_images;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Instant;
-use tweedie::config::TrainConfig;
-use tweedie::data::Dataset;
-use tweedie::device::{Device, peak_bytes, reset_peak};
-use tweedie::nn::{Mode, UNet, initialise};
-use tweedie::rng::{Address, Purpose};
+use tweedie::device::{Device, peak_bytes};
 use tweedie::tape::profile::{Lap, Row, profile};
-use tweedie::tensor::Tensor;
-use tweedie::train::Trainer;
 use tweedie::{Result, simd};
 
 /// Steps before those that are timed: buffers are taken and weights packed in them.
@@ -60,49 +53,17 @@ fn clock() -> fn() -> f64 {
     if std::env::args().any(|a| a == "--cpu") { processor } else { wall }
 }
 
-/// Profiles both presets, forward and training. `--shapes` gives each shape its line.
-pub(crate) fn run() -> Result<()> {
+/// Steps that are timed, and whether a piece of work is wanted by its name.
+pub(crate) fn arguments() -> (usize, impl Fn(&str) -> bool) {
     let steps = std::env::args().find_map(|a| a.strip_prefix("--steps=")?.parse().ok()).unwrap_or(5);
     let only: Option<String> = std::env::args().find_map(|a| Some(a.strip_prefix("--only=")?.to_string()));
     println!("machine: {}, {} threads", super::common::machine(), rayon::current_num_threads());
     println!("{} steps after {WARM}; each op's least time. SIMD: {:?}\n", steps, simd::level());
-    for (preset, batch, shape) in [("cifar10", 8, [16, 32, 32, 3]), ("small", 64, [128, 32, 32, 1])] {
-        let data = noise_images(shape, if preset == "small" { 10 } else { 0 })?;
-        let wanted = |what: &str| only.as_ref().is_none_or(|only| format!("{preset} {what}").contains(only.as_str()));
-        if wanted("forward") {
-            infer(preset, batch, &data, steps)?;
-        }
-        if wanted("training") {
-            train(preset, batch, &data, steps)?;
-        }
-    }
-    Ok(())
-}
-
-fn infer(preset: &str, batch: usize, data: &Dataset, steps: usize) -> Result<()> {
-    let [h, w, c] = data.shape();
-    let unet = UNet::new(&TrainConfig { class_conditional: false, ..TrainConfig::preset(preset)? }.unet(data)?)?;
-    let params = initialise(unet.specs(), 0)?;
-    let mut values = vec![0.0_f32; batch * h * w * c];
-    Address::new(1, Purpose::Test).fill_normal(&mut values);
-    let x = Tensor::from_slice(&values, [batch, h, w, c])?;
-    let times = vec![500.0; batch];
-    reset_peak(Device::Cpu);
-    measure(&format!("{preset} forward, batch {batch}"), steps, || {
-        unet.forward(&params, &x, &times, None, Mode::Inference).map(|_| ())
-    })
-}
-
-fn train(preset: &str, batch: usize, data: &Dataset, steps: usize) -> Result<()> {
-    let recompute = std::env::args().any(|a| a == "--recompute");
-    let config = TrainConfig { batch, recompute, ..TrainConfig::preset(preset)? };
-    let mut trainer = Trainer::new(&config, data, Device::Cpu)?;
-    reset_peak(Device::Cpu);
-    measure(&format!("{preset} training step, batch {batch}"), steps, || trainer.train_step().map(|_| ()))
+    (steps, move |name| only.as_ref().is_none_or(|only| name.contains(only.as_str())))
 }
 
 /// Prints the table of `step`: of each op the least time of all steps, so that the lines may sum to less than the whole.
-fn measure(name: &str, steps: usize, mut step: impl FnMut() -> Result<()>) -> Result<()> {
+pub(crate) fn measure(name: &str, steps: usize, mut step: impl FnMut() -> Result<()>) -> Result<()> {
     for _ in 0..WARM {
         step()?;
     }
@@ -198,14 +159,14 @@ fn work(row: &Row, backward: bool) -> Work {
     let x: f64 = row.inputs.iter().map(|shape| shape.count() as f64).sum();
     let moved = |values: f64| Work { flops: 0.0, bytes: 4.0 * values };
     match row.op {
-        "conv2d" | "linear" => product(1),
+        "conv2d" | "linear" | "linear_gelu" => product(1),
         "project" => product(2),
-        "attention" => {
+        "attention" | "self_attention" => {
             let t = row.output.count() / (row.output[0] * row.output.last_size()).max(1);
             // Backward takes five products for forward's two, because scores are computed again.
             Work { flops: 4.0 * y * t as f64 * if backward { 2.5 } else { 1.0 }, bytes: 0.0 }
         }
-        "group_norm" | "silu" => moved(if backward { 2.0 * x + y } else { x + y }),
+        "group_norm" | "layer_norm" | "silu" => moved(if backward { 2.0 * x + y } else { x + y }),
         "add" if backward => moved(0.0),
         "gradient sum" | "batch" | "adamw" | "gradient norm" => moved(0.0),
         _ => moved(x + y),

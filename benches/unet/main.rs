@@ -6,12 +6,15 @@
 //! from the network's parameters; the time is that of everything.
 
 #[allow(dead_code, reason = "every bench uses a part of it")]
+#[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code, reason = "every bench uses a part of it")]
-#[path = "common/flops.rs"]
+#[path = "../common/flops.rs"]
 mod flops;
-#[path = "common/profile.rs"]
+#[path = "../common/profile.rs"]
 mod profile;
+#[path = "profile.rs"]
+mod profiles;
 
 use common::{Bench, Row, Work};
 use flops::UNetFlops;
@@ -30,7 +33,7 @@ and gradients.";
 
 fn main() -> Result<()> {
     if std::env::args().any(|argument| argument == "--profile") {
-        return profile::run();
+        return profiles::run();
     }
     let mut bench = Bench::new("unet");
     let images = noise_images([16, 32, 32, 3], 0)?;
