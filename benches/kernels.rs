@@ -13,7 +13,9 @@ use common::{Bench, Row, Work};
 use naive::{AttentionShape, ConvShape, NormShape};
 use std::hint::black_box;
 use std::time::Instant;
-use tweedie::ops::{self, AdamW, AdamWEntry, Conv, ConvExtras, GroupNorm, Noise, ReverseStep, StepInputs};
+use tweedie::ops::{
+    self, AdamW, AdamWEntry, Conv, ConvExtras, Film, GroupNorm, Noise, ReverseStep, ScoreTerm, StepInputs,
+};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tape::{Grads, Tape};
 use tweedie::tensor::{Dtype, Shape, Tensor};
@@ -53,6 +55,7 @@ fn main() -> Result<()> {
         reverse_step(&mut bench, [n, 32, 32, 3], true)?;
     }
     bf16(&mut bench)?;
+    sequences(&mut bench)?;
     adamw(&mut bench, 10_000_000)?;
     bench.finish(NOTES)
 }
@@ -229,6 +232,41 @@ fn bf16(bench: &mut Bench) -> Result<()> {
     let bytes = 2.0 * x.count() as f64;
     let forward = || ops::group_norm(&x, &weight, &bias, None, norm);
     passes(bench, "bf16 group_norm+silu 16x32x32x128 32 groups", [2.0, 3.0].map(|n| Work::Bytes(n * bytes)), &forward)
+}
+
+/// What a transformer does to 16 sequences of 256 tokens of 384 channels. What it computes is tested; there is no naive side.
+fn sequences(bench: &mut Bench) -> Result<()> {
+    let shape = [16, 256, 384];
+    let (x, branch) = (normal(shape, 1, 1.0)?, normal(shape, 2, 1.0)?);
+    let (weight, gate, shift) = (normal([384], 3, 1.0)?, normal([16, 384], 4, 1.0)?, normal([16, 384], 5, 1.0)?);
+    let bytes = 4.0 * x.count() as f64;
+    // x read, y written; x and dy read, dx written.
+    let work = [Work::Bytes(2.0 * bytes), Work::Bytes(3.0 * bytes)];
+    let film = Film { scale: &gate, shift: &shift };
+    passes(bench, "layer_norm 16x256x384 modulated", work, &|| ops::layer_norm(&x, &weight, None, Some(film), 1e-5))?;
+    let work = [Work::Bytes(3.0 * bytes), Work::Bytes(3.0 * bytes)];
+    passes(bench, "gated_residual 16x256x384", work, &|| ops::gated_residual(&x, &branch, &gate))?;
+    let (wide, bias) = (normal([1536, 384], 6, 0.05)?, normal([1536], 7, 1.0)?);
+    let flops = 2.0 * 4096.0 * 384.0 * 1536.0;
+    let work = [Work::Flops(flops), Work::Flops(2.0 * flops)];
+    passes(bench, "linear+gelu 4096x384->1536", work, &|| ops::linear_gelu(&x, &wide, Some(&bias)))?;
+    let (qkv, table) = (normal([16, 256, 3 * 384], 8, 1.0)?, ops::rotary_table(256, 64, 10000.0)?);
+    let flops = AttentionShape { n: 16, t: 256, heads: 6, d: 64 }.flops();
+    let work = [Work::Flops(flops), Work::Flops(2.5 * flops)];
+    passes(bench, "self_attention 16x256 rotary 6 heads of 64", work, &|| ops::self_attention(&qkv, 6, Some(&table)))?;
+    losses(bench)
+}
+
+/// Losses of 16 sequences of 256 tokens of a vocabulary of words: logits read once each way, their gradient written.
+fn losses(bench: &mut Bench) -> Result<()> {
+    const WORDS: usize = 1024;
+    let z = normal([16, 256, WORDS], 1, 1.0)?;
+    let targets: Vec<u32> = (0..4096).map(|i| (i * 7 % WORDS) as u32).collect();
+    let bytes = 4.0 * z.count() as f64;
+    let work = [Work::Bytes(bytes), Work::Bytes(2.0 * bytes)];
+    passes(bench, "cross_entropy 4096x1024", work, &|| Ok(ops::cross_entropy(&z, &targets, &[1.0; 4096])?.0))?;
+    let terms: Vec<ScoreTerm> = targets.iter().map(|x0| ScoreTerm::uniform(0, *x0, WORDS, 1.5, 1.0)).collect();
+    passes(bench, "score_entropy 4096x1024", work, &|| Ok(ops::score_entropy(&z, &terms)?.0))
 }
 
 /// Measures an op forward and backward.

@@ -1,14 +1,20 @@
 //! A training step in its steady state asks the system for no memory of a page or more.
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers are test code too.
 
+#[allow(dead_code)] // It is the benches' too.
+#[path = "../benches/common/text.rs"]
+mod text;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use text::{Model, plain};
 use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::pool_stats;
+use tweedie::nn::TransformerConfig;
 use tweedie::train::Trainer;
 
 /// Smaller allocations are names, shapes and lists of pointers.
@@ -82,33 +88,44 @@ fn training_steps_in_their_steady_state_make_no_allocation_of_a_page_or_more() {
             let config =
                 TrainConfig { batch, dropout, precision: precision.into(), ..TrainConfig::preset("digits").unwrap() };
             let mut trainer = Trainer::new(&config, &dataset, tweedie::device::Device::Cpu).unwrap();
-            // Blocks that run at the same time hold working memory at the same time, and which ones meet is a matter of chance: the steps
-            // begin to count after five in a row for which the pool had enough.
-            let (mut held, mut enough) = (0, 0);
-            for _ in 0..60 {
-                trainer.train_step().unwrap();
-                enough = if std::mem::replace(&mut held, pool_stats().held) == held { enough + 1 } else { 0 };
-                if enough == 5 {
-                    break;
-                }
-            }
-            // Tensors' memory comes from the pool, which maps it itself.
-            let held = pool_stats().held;
-            ENABLED.store(true, Ordering::Relaxed);
-            let outcome: Result<Vec<_>, _> = (0..5).map(|_| trainer.train_step().map(|report| report.loss)).collect();
-            ENABLED.store(false, Ordering::Relaxed);
-            outcome.unwrap();
-            let more = pool_stats().held - held;
-            assert!(more < LARGE, "{precision}, batch {batch}, dropout {dropout}: the pool took {more} bytes more");
-            let count = COUNT.swap(0, Ordering::Relaxed);
-            if let Some((size, place)) = FIRST.lock().unwrap().take() {
-                let place = place.to_string();
-                let frames: Vec<&str> = place.lines().filter(|line| line.contains(" ./src/")).collect();
-                let frames = if frames.is_empty() { place.clone() } else { frames.join("\n") };
-                panic!(
-                    "{precision}, batch {batch}, dropout {dropout}: {count} allocations, the first of {size} bytes:\n{frames}"
-                );
-            }
+            assert_steady(&format!("{precision}, batch {batch}, dropout {dropout}"), || {
+                trainer.train_step().map(|_| ())
+            });
         }
+    }
+    let small = TransformerConfig { width: 48, depth: 2, length: 80, dropout: 0.1, ..plain() };
+    for config in [small.clone(), TransformerConfig { cond_dim: Some(16), ..small }] {
+        let mut model = Model::new(&config).unwrap();
+        assert_steady(&format!("transformer, cond_dim {:?}", config.cond_dim), || model.train_step());
+        assert_steady(&format!("transformer forward, cond_dim {:?}", config.cond_dim), || model.forward());
+    }
+}
+
+/// Asserts that `step`, once it is warm, asks neither the system nor the pool for more memory.
+fn assert_steady(name: &str, mut step: impl FnMut() -> tweedie::Result<()>) {
+    // Blocks that run at the same time hold working memory at the same time, and which ones meet is a matter of chance: the steps
+    // begin to count after five in a row for which the pool had enough.
+    let (mut held, mut enough) = (0, 0);
+    for _ in 0..60 {
+        step().unwrap();
+        enough = if std::mem::replace(&mut held, pool_stats().held) == held { enough + 1 } else { 0 };
+        if enough == 5 {
+            break;
+        }
+    }
+    // Tensors' memory comes from the pool, which maps it itself.
+    let held = pool_stats().held;
+    ENABLED.store(true, Ordering::Relaxed);
+    let outcome = (0..5).try_for_each(|_| step());
+    ENABLED.store(false, Ordering::Relaxed);
+    outcome.unwrap();
+    let more = pool_stats().held - held;
+    assert!(more < LARGE, "{name}: the pool took {more} bytes more");
+    let count = COUNT.swap(0, Ordering::Relaxed);
+    if let Some((size, place)) = FIRST.lock().unwrap().take() {
+        let place = place.to_string();
+        let frames: Vec<&str> = place.lines().filter(|line| line.contains(" ./src/")).collect();
+        let frames = if frames.is_empty() { place.clone() } else { frames.join("\n") };
+        panic!("{name}: {count} allocations, the first of {size} bytes:\n{frames}");
     }
 }

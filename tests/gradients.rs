@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use tweedie::device::Device;
-use tweedie::ops::cases::{attention, concat, conv2d, embed, group_norm, linear, pointwise, resample, weighted_mse};
+use tweedie::ops::cases::{
+    attention, concat, conv2d, cross_entropy, embed, gated_residual, group_norm, layer_norm, linear, pointwise,
+    resample, score_entropy, weighted_mse,
+};
 use tweedie::ops::{self, Conv};
 use tweedie::rng::{Address, Purpose};
 use tweedie::testing::{Array, Case};
@@ -294,5 +297,63 @@ proptest! {
         seed in 0..1_000_000u64,
     ) {
         check(weighted_mse::case(n, row, seed), 0)?;
+    }
+
+    #[test]
+    fn linear_with_gelu_matches_its_oracle_at_drawn_sizes(
+        (rows, c_in, c_out) in (size(), size(), size())
+            .prop_filter("too few values", |(rows, _, c_out)| rows * c_out >= FEWEST),
+        bias in any::<bool>(),
+        frozen in frozen(),
+        seed in 0..1_000_000u64,
+    ) {
+        check(linear::gelu_case(rows, c_in, c_out, bias, seed), frozen)?;
+    }
+
+    #[test]
+    fn self_attention_matches_its_oracle_at_drawn_sizes(
+        (n, t, heads, half) in (1..=2usize, 2..=40usize, 1..=3usize, 1..=18usize)
+            .prop_filter("too costly", |(n, t, heads, half)| n * heads * t * t * half <= AFFORDABLE / 2),
+        rotary in any::<bool>(),
+        seed in 0..1_000_000u64,
+    ) {
+        check(attention::joined(n, t, heads, 2 * half, rotary, seed), 0)?;
+    }
+
+    #[test]
+    fn layer_norm_matches_its_oracle_at_drawn_sizes_and_options(
+        // From 5 channels on: of few, normalised ones say little of where they came from, and dx is a difference that is nearly 0.
+        (n, rows, c) in (1..=3usize, prop_oneof![1..=20usize, select(vec![63, 64, 65])], 5..=70usize),
+        (bias, film) in any::<(bool, bool)>(),
+        offset in select(vec![0.0_f32, -1.0, 10.0]),
+        frozen in frozen(),
+        seed in 0..1_000_000u64,
+    ) {
+        check(layer_norm::case([n, rows, c], bias, film, offset, seed), frozen)?;
+    }
+
+    #[test]
+    fn gated_residual_matches_its_oracle_at_drawn_sizes(
+        (n, rows, c) in (1..=3usize, prop_oneof![1..=20usize, select(vec![63, 64, 65])], FEWEST..=70usize),
+        frozen in frozen(),
+        seed in 0..1_000_000u64,
+    ) {
+        check(gated_residual::case([n, rows, c], seed), frozen)?;
+    }
+
+    #[test]
+    fn cross_entropy_matches_its_oracle_at_drawn_sizes(
+        (rows, k) in (4..=70usize, 2..=70usize), offset in select(vec![0.0_f32, 20.0, -20.0]), seed in 0..1_000_000u64,
+    ) {
+        check(cross_entropy::case(rows, k, offset, seed), 0)?;
+    }
+
+    #[test]
+    fn score_entropy_matches_its_oracle_on_every_graph(
+        graph in select(vec!["absorbing", "absorbing without mask", "uniform"]),
+        (rows, k) in (4..=70usize, 3..=70usize),
+        seed in 0..1_000_000u64,
+    ) {
+        check(score_entropy::case(graph, rows, k, seed), 0)?;
     }
 }

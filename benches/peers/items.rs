@@ -1,5 +1,6 @@
 //! Our side: each item through the library's public functions.
 
+use super::text::{Model, plain};
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -95,6 +96,9 @@ pub(crate) fn all() -> Vec<Item> {
     items.push(Item::new(format!("unet_cifar10_train_8{FAST}"), || {
         fast(train_step("cifar10", [8, 32, 32, 3], Precision::F32)?)
     }));
+    for (kind, train) in [("forward", false), ("train", true)] {
+        items.push(Item::new(format!("transformer_{kind}_16"), move || transformer(train)));
+    }
     let convs = [
         ("conv_128", [16, 32, 128, 128, 1]),
         ("conv_256", [16, 16, 256, 256, 1]),
@@ -248,6 +252,12 @@ pub(crate) fn train_step(preset: &str, shape: [usize; 4], precision: Precision) 
     let config = TrainConfig { precision: name.into(), ..settings(preset, n)? };
     let mut trainer = Trainer::new(&config, data, Device::Cpu)?;
     Ok(Box::new(move || timed(|| trainer.train_step())))
+}
+
+/// 16 sequences of 256 tokens through the character model of the transformer's bench, or a training step on them.
+fn transformer(train: bool) -> Result<Run> {
+    let mut model = Model::new(&plain())?;
+    Ok(Box::new(move || timed(|| if train { model.train_step() } else { model.forward() })))
 }
 
 // ---- single operations ----

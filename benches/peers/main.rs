@@ -17,6 +17,9 @@ mod items;
 mod peer;
 mod process;
 mod record;
+#[allow(dead_code, reason = "every bench uses a part of it")]
+#[path = "../common/text.rs"]
+mod text;
 
 use common::median;
 use items::Item;

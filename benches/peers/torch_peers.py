@@ -114,6 +114,78 @@ def train_step(models, preset, shape, variant):
     return lambda: seconds(work)
 
 
+class Block(torch.nn.Module):
+    """A bidirectional block with rotary positions: norms with weights alone, products of attention without biases."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = (torch.nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.qkv, self.out = torch.nn.Linear(width, 3 * width, bias=False), torch.nn.Linear(width, width, bias=False)
+        self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+
+    def forward(self, h, cos, sin):
+        n, t, width = h.shape
+
+        def turned(x):
+            first, second = x.chunk(2, dim=-1)
+            return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+        q, k, v = self.qkv(self.norm1(h)).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(turned(q), turned(k), v)
+        h = h + self.out(y.transpose(1, 2).reshape(n, t, width))
+        return h + self.down(F.gelu(self.up(self.norm2(h)), approximate="tanh"))
+
+
+class Transformer(torch.nn.Module):
+    """The character model of benches/common/text.rs: 6 blocks of 384 channels, 6 heads, 256 tokens, 28 symbols."""
+
+    def __init__(self, symbols=28, width=384, depth=6, heads=6, length=256):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(symbols, width)
+        self.blocks = torch.nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm, self.linear = torch.nn.LayerNorm(width, bias=False), torch.nn.Linear(width, symbols)
+        d = width // heads
+        angles = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, d, 2) / d)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, tokens):
+        h = self.embedding(tokens)
+        for block in self.blocks:
+            h = block(h, self.cos, self.sin)
+        return self.linear(self.norm(h))
+
+
+def transformer(train, variant):
+    """A forward pass of 16 sequences; or masked cross-entropy, backward, clip, fused AdamW: as the driver's step, which also moves an average."""
+    torch.manual_seed(0)
+    net = Transformer().train(train)
+    run = compiled(net, freeze=not train) if variant == "compile" else net
+    targets = torch.randint(0, 27, (16, 256))
+    masked = torch.rand(16, 256) < 0.5
+    tokens = torch.where(masked, 27, targets)
+
+    def forward():
+        with torch.autocast("cpu", torch.bfloat16, enabled=variant == "bf16"):
+            return run(tokens)
+
+    if not train:
+        return inference(forward)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+
+    def work():
+        entropies = F.cross_entropy(forward().float().flatten(0, 1), targets.flatten(), reduction="none")
+        loss = (entropies * masked.flatten()).sum() / masked.numel()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return lambda: seconds(work)
+
+
 def networks(models):
     def all_of(make, *args):
         return {v: (lambda v=v: make(models, *args, v)) for v in ["eager", "compile", "bf16"]}
@@ -123,6 +195,8 @@ def networks(models):
     add("unet_cifar10_train_8", **all_of(train_step, "cifar10", (8, 3, 32, 32)))
     add("unet_small_forward_64", **all_of(unet_forward, "small", (64, 1, 32, 32)))
     add("unet_small_train_64", **all_of(train_step, "small", (64, 1, 32, 32)))
+    for kind, train in [("forward", False), ("train", True)]:
+        add(f"transformer_{kind}_16", **{v: (lambda v=v, t=train: transformer(t, v)) for v in ["eager", "compile", "bf16"]})
 
 
 # ---- single operations ----

@@ -6,7 +6,7 @@
 
 use super::{Kernel, Lanes, for_vectors, get, put};
 
-const LINEAR: f32 = 1.595_769_1;
+const LINEAR: f32 = 1.595_769;
 const CUBIC: f32 = 0.071_354_81;
 
 #[inline(always)]
