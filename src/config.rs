@@ -1,5 +1,8 @@
 //! What a training run does: presets, a TOML file, `--set key=value` and flags, laid over one another in this order.
 
+mod loss;
+mod tables;
+
 use crate::data::Dataset;
 use crate::error::{Error, Result, nearest, unknown_name};
 use crate::nn::{BlockType, ClassEmbed, Precision, UNetConfig};
@@ -8,10 +11,11 @@ use crate::optim::LrSchedule;
 use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use tables::read_betas;
 use toml::{Table, Value};
 
 /// The presets by name.
-pub const PRESETS: [&str; 4] = ["digits", "small", "flags", "cifar10"];
+pub const PRESETS: [&str; 5] = ["digits", "small", "flags", "cifar10", "digits-likelihood"];
 
 /// All settings of a training run. Every field is a key of the TOML file and of `--set`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +59,7 @@ pub struct TrainConfig {
     pub class_conditional: bool,
     /// Probability that a label is dropped, so that the null class is trained.
     pub p_uncond: f64,
-    /// `ddpm` (a table of betas), or a continuous one: `vp`, `sub_vp`, `ve`, `ou`, `edm`, `flow`.
+    /// `ddpm` (a table of betas), or a continuous one: `vp`, `sub_vp`, `ve`, `ou`, `edm`, `flow`, `linear_log_snr`.
     #[serde(default = "default_process")]
     pub process: String,
     /// `epsilon`, `sample`, `v_prediction`, `score`, `velocity` or `edm`.
@@ -87,9 +91,33 @@ pub struct TrainConfig {
     /// Rate of ou; its stationary variance is 1.
     #[serde(default = "default_ou_rate")]
     pub ou_rate: f64,
+    /// Log-SNR of linear_log_snr at time 1.
+    #[serde(default = "default_log_snr_min")]
+    pub log_snr_min: f64,
+    /// Log-SNR of linear_log_snr at time 0.
+    #[serde(default = "default_log_snr_max")]
+    pub log_snr_max: f64,
     /// Standard deviation of the data, for the prediction type edm.
     #[serde(default = "default_sigma_data")]
     pub sigma_data: f64,
+    /// What the error at each level counts: `simple`, `vlb`, `vlb-tilde`, `snr`, `min-snr`, `likelihood`, `vlb-continuous`, `table`.
+    #[serde(default = "default_weight")]
+    pub weight: String,
+    /// Bound of the weight min-snr.
+    #[serde(default = "default_min_snr_gamma")]
+    pub min_snr_gamma: f64,
+    /// CSV file of t,lambda for the weight table; empty for none.
+    #[serde(default)]
+    pub weight_table: String,
+    /// What the table multiplies: the squared error of `eps`, `x0` or `score`.
+    #[serde(default = "default_weight_of")]
+    pub weight_of: String,
+    /// How times are drawn: `uniform`, `stratified`, `loss_aware`.
+    #[serde(default = "default_time_sampling")]
+    pub time_sampling: String,
+    /// Least time that is drawn, 0 up to but not 1; below 0 for the process's own.
+    #[serde(default = "default_t_min")]
+    pub t_min: f64,
     /// Whether samplers clamp x0_hat to [−1, 1].
     pub clip_sample: bool,
     /// Channels of each level.
@@ -147,6 +175,34 @@ fn default_ou_rate() -> f64 {
     5.0
 }
 
+fn default_log_snr_min() -> f64 {
+    -8.0
+}
+
+fn default_log_snr_max() -> f64 {
+    7.0
+}
+
+fn default_weight() -> String {
+    "simple".into()
+}
+
+fn default_min_snr_gamma() -> f64 {
+    5.0 // Hang et al. 2023, sec. 4
+}
+
+fn default_weight_of() -> String {
+    "eps".into()
+}
+
+fn default_time_sampling() -> String {
+    "uniform".into()
+}
+
+fn default_t_min() -> f64 {
+    -1.0
+}
+
 fn default_sigma_data() -> f64 {
     0.5 // Karras et al. 2022, table 1
 }
@@ -192,7 +248,15 @@ impl TrainConfig {
             sigma_max: 0.0,
             rho: default_rho(),
             ou_rate: default_ou_rate(),
+            log_snr_min: default_log_snr_min(),
+            log_snr_max: default_log_snr_max(),
             sigma_data: default_sigma_data(),
+            weight: default_weight(),
+            min_snr_gamma: default_min_snr_gamma(),
+            weight_table: String::new(),
+            weight_of: default_weight_of(),
+            time_sampling: default_time_sampling(),
+            t_min: default_t_min(),
             clip_sample: true,
             block_out_channels: vec![32, 64],
             layers_per_block: 1,
@@ -266,6 +330,26 @@ impl TrainConfig {
                 flip_sin_to_cos: false,
                 freq_shift: 1.0,
                 dropout: 0.1,
+                ..digits
+            }),
+            // Trained for bits per dimension: every log-SNR counts as it does in the likelihood.
+            "digits-likelihood" => Ok(TrainConfig {
+                preset: "digits-likelihood".into(),
+                steps: 3000,
+                warmup_steps: 200,
+                beta2: 0.999,
+                grad_clip: 10.0,
+                ema_decay: 0.998,
+                save_every: 500,
+                sample_every: 1000,
+                validate_every: 250,
+                p_uncond: 0.0,
+                process: "linear_log_snr".into(),
+                prediction_type: "v_prediction".into(),
+                weight: "vlb-continuous".into(),
+                time_sampling: "stratified".into(),
+                block_out_channels: vec![64, 96],
+                layers_per_block: 2,
                 ..digits
             }),
             _ => Err(unknown_name("preset", name, &PRESETS)),
@@ -356,7 +440,9 @@ impl TrainConfig {
         ConvAccuracy::from_name(&self.conv_accuracy)?;
         Precision::from_name(&self.precision)?;
         LrSchedule::from_name(&self.lr_schedule)?;
-        self.scheduler()?.check_trainable()
+        self.scheduler()?.check_trainable()?;
+        self.time_sampler()?;
+        self.weighting()?.check(self.least_time())
     }
 
     /// Refuses a resumed run whose settings differ where they may not.
@@ -432,6 +518,9 @@ impl TrainConfig {
                 ProcessConfig::Edm { sigma_min, sigma_max, rho: self.rho }
             }
             "flow" => ProcessConfig::Flow,
+            "linear_log_snr" => {
+                ProcessConfig::LinearLogSnr { log_snr_min: self.log_snr_min, log_snr_max: self.log_snr_max }
+            }
             name => {
                 let known: Vec<&str> = ["ddpm"].into_iter().chain(ProcessConfig::NAMES).collect();
                 return Err(unknown_name("process", name, &known));
@@ -471,30 +560,6 @@ impl TrainConfig {
         config.validate().map_err(|e| Error::Usage(format!("settings: {e}")))?;
         Ok(config)
     }
-}
-
-/// Reads whitespace-separated numbers; whether they are betas is checked where the process is made.
-fn read_betas(path: &Path) -> Result<Vec<f64>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let number = |(i, word): (usize, &str)| {
-        let wrong = || Error::Usage(format!("betas = {}: entry {} is \"{word}\", not a number", path.display(), i + 1));
-        word.parse().map_err(|_| wrong())
-    };
-    let betas: Vec<f64> = text.split_whitespace().enumerate().map(number).collect::<Result<_>>()?;
-    if betas.is_empty() {
-        return Err(Error::Usage(format!(
-            "betas = {}: expected one beta for each time, the file has none",
-            path.display()
-        )));
-    }
-    if let Some(i) = betas.iter().position(|beta| !(*beta > 0.0 && *beta < 1.0)) {
-        let (path, beta) = (path.display(), betas[i]);
-        return Err(Error::Usage(format!(
-            "betas = {path}: entry {} is {beta}; every beta must lie between 0 and 1",
-            i + 1
-        )));
-    }
-    Ok(betas)
 }
 
 fn lay(table: &mut Table, layer: Table, source: &str) -> Result<()> {

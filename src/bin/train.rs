@@ -22,6 +22,8 @@ use tweedie::{Error, Result, cli};
   train
   train --data /usr/share/datasets/fashion-mnist --preset small --out runs/fashion --steps 5000
   train --out runs/digits --resume --steps 4000
+  train --preset digits-likelihood
+  train --weight min-snr --set min_snr_gamma=5 --set time_sampling=stratified --out runs/min-snr
   train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1"
 )]
 struct Args {
@@ -31,7 +33,7 @@ struct Args {
     /// Model folder to write [default: runs/PRESET]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Settings to start from: digits, small, cifar10 [default: digits]
+    /// Settings to start from: digits, small, cifar10, digits-likelihood [default: digits]
     #[arg(long)]
     preset: Option<String>,
     /// Optimiser steps, those before a resume included
@@ -43,6 +45,10 @@ struct Args {
     /// Peak learning rate
     #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
+    /// What the error at each noise level counts: simple, vlb, vlb-tilde, snr, min-snr, likelihood, vlb-continuous, or table (of
+    /// --set weight_table=FILE) [default: the preset's]
+    #[arg(long, value_name = "NAME")]
+    weight: Option<String>,
     /// Seed of weights, data order, times and noise
     #[arg(long)]
     seed: Option<u64>,
@@ -95,6 +101,7 @@ impl Args {
         put("steps", self.steps.map(int));
         put("batch", self.batch.map(|n| int(n as u64)));
         put("lr", self.lr.map(Value::Float));
+        put("weight", self.weight.clone().map(Value::String));
         put("seed", self.seed.map(int));
         put("conv_accuracy", self.conv_accuracy.clone().map(Value::String));
         put("recompute", self.recompute.then_some(Value::Boolean(true)));

@@ -1,4 +1,15 @@
-//! The denoising loss: how times are drawn, labels dropped, and what the network's error means in terms of eps.
+//! The denoising loss: what the error at each level counts, how times are drawn, labels dropped, and what the network's error means in
+//! terms of eps.
+
+mod history;
+mod lambda;
+mod time;
+mod weight;
+
+pub use history::LossHistory;
+pub use lambda::Lambda;
+pub use time::{DrawnTimes, TimeSampler, TimeSampling};
+pub use weight::{ErrorOf, WEIGHTS, Weight, Weighting};
 
 use crate::denoiser::eps_coefficients;
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! A continuous process as settings: a name and its numbers, as they stand in a model folder.
 
 use super::vp::BetaCurve;
-use super::{BetaSchedule, Edm, Flow, Ou, Process, SubVp, Ve, Vp};
+use super::{BetaSchedule, Edm, Flow, LinearLogSnr, Ou, Process, SubVp, Ve, Vp};
 use crate::error::{Error, Result, unknown_name};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -54,6 +54,13 @@ pub enum ProcessConfig {
     },
     /// Flow matching along straight lines.
     Flow,
+    /// Variance preserving, log-SNR a straight line.
+    LinearLogSnr {
+        /// ln(alpha²/sigma²) at time 1.
+        log_snr_min: f64,
+        /// At time 0.
+        log_snr_max: f64,
+    },
 }
 
 fn curve(schedule: &BetaSchedule, min: f64, max: f64) -> BetaCurve {
@@ -67,7 +74,7 @@ fn curve(schedule: &BetaSchedule, min: f64, max: f64) -> BetaCurve {
 
 impl ProcessConfig {
     /// The names of continuous processes.
-    pub const NAMES: [&str; 6] = ["vp", "sub_vp", "ve", "ou", "edm", "flow"];
+    pub const NAMES: [&str; 7] = ["vp", "sub_vp", "ve", "ou", "edm", "flow", "linear_log_snr"];
 
     /// The name.
     pub fn name(&self) -> &'static str {
@@ -78,6 +85,7 @@ impl ProcessConfig {
             ProcessConfig::Ou { .. } => "ou",
             ProcessConfig::Edm { .. } => "edm",
             ProcessConfig::Flow => "flow",
+            ProcessConfig::LinearLogSnr { .. } => "linear_log_snr",
         }
     }
 
@@ -97,6 +105,9 @@ impl ProcessConfig {
             ProcessConfig::Ou { rate, noise } => Arc::new(Ou::new(*rate, *noise)?),
             ProcessConfig::Edm { sigma_min, sigma_max, rho } => Arc::new(Edm::new(*sigma_min, *sigma_max, *rho)?),
             ProcessConfig::Flow => Arc::new(Flow),
+            ProcessConfig::LinearLogSnr { log_snr_min, log_snr_max } => {
+                Arc::new(LinearLogSnr::new(*log_snr_min, *log_snr_max)?)
+            }
         })
     }
 
@@ -118,6 +129,9 @@ impl ProcessConfig {
                 json!({"name": "edm", "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho})
             }
             ProcessConfig::Flow => json!({"name": "flow"}),
+            ProcessConfig::LinearLogSnr { log_snr_min, log_snr_max } => {
+                json!({"name": "linear_log_snr", "log_snr_min": log_snr_min, "log_snr_max": log_snr_max})
+            }
         }
     }
 
@@ -156,6 +170,9 @@ impl ProcessConfig {
                 rho: number("rho")?,
             },
             "flow" => ProcessConfig::Flow,
+            "linear_log_snr" => {
+                ProcessConfig::LinearLogSnr { log_snr_min: number("log_snr_min")?, log_snr_max: number("log_snr_max")? }
+            }
             _ => {
                 let unknown = unknown_name("process", name, &ProcessConfig::NAMES);
                 return Err(Error::Model(unknown.to_string()));

@@ -6,14 +6,18 @@ use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
-use crate::io::tensors::{TensorFile, write_tensors};
+use crate::io::tensors::{Entry, TensorFile, write_tensors};
 use crate::io::weights::{param_entries, read_params};
+use crate::loss::LossHistory;
 use crate::optim::Moments;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 const KEY: &str = "tweedie";
+/// What loss-aware times are drawn by.
+const HISTORY: &str = "times.losses";
+const HISTORY_COUNTS: &str = "times.counts";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -97,6 +101,12 @@ pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     entries.extend(param_entries(specs, ema.tensors(), "ema.")?);
     entries.extend(param_entries(specs, &m, "m.")?);
     entries.extend(param_entries(specs, &v, "v.")?);
+    let history = t.times.history();
+    if t.times.is_loss_aware() {
+        let shape = [LossHistory::BINS, LossHistory::KEPT];
+        entries.push(Entry::f32s(HISTORY, history.losses(), &shape));
+        entries.push(Entry::i64s(HISTORY_COUNTS, history.counts()));
+    }
     write_tensors(folder.checkpoint(), entries, HashMap::from([(KEY.to_string(), text)]))?;
     folder.write_weights(specs, &ema)
 }
@@ -152,6 +162,10 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     let (raw, ema) = (read("raw.", true)?, read("ema.", false)?);
     let moments = |prefix| Ok::<_, Error>(read(prefix, false)?.tensors().to_vec());
     t.moments = Moments { m: moments("m.")?, v: moments("v.")? };
+    if t.times.is_loss_aware() {
+        let history = LossHistory::from_parts(file.f32s(HISTORY)?, file.i64s(HISTORY_COUNTS)?);
+        t.times.set_history(history.map_err(|e| Error::Model(format!("{}: {e}", path.display())))?);
+    }
     (t.raw, t.ema) = (raw, ema);
     t.step = header.step;
     Ok(())

@@ -4,7 +4,7 @@
 use super::step::Batch;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::loss;
+use crate::loss::{self, Weight, Weighting};
 use crate::nn::{Mode, Network, Params, initialise};
 use crate::optim::{self, LrSchedule, Moments, UpdateSettings};
 use crate::process::{Level, SchedulerConfig};
@@ -31,8 +31,8 @@ pub struct FitOptions {
     pub ema_decay: f64,
     /// Seed of first weights, batches and noise.
     pub seed: u64,
-    /// Factor of each row's squared error, from its level, on top of [`crate::denoiser::loss_weight`].
-    pub weight: fn(Level) -> f64,
+    /// What the error at each level counts.
+    pub weight: Weight,
 }
 
 impl Default for FitOptions {
@@ -47,7 +47,7 @@ impl Default for FitOptions {
             grad_clip: 1.0,
             ema_decay: 0.99,
             seed: 0,
-            weight: |_| 1.0,
+            weight: Weight::Simple,
         }
     }
 }
@@ -116,20 +116,20 @@ pub fn fit_levels<N: Network>(
     let mut raw = initialise(network.specs(), options.seed)?;
     let mut params = Params::new(network.specs(), raw.tensors().to_vec(), false)?;
     let (mut moments, mut grads) = (Moments::zeros(&raw)?, Grads::new());
-    let mut levels = vec![Level::CLEAN; options.batch];
+    let weighting = Weighting::new(options.weight.clone(), scheduler)?;
+    let (mut levels, importance) = (vec![Level::CLEAN; options.batch], vec![1.0; options.batch]);
     let mut losses = Vec::with_capacity(options.steps as usize);
     for step in 0..options.steps {
         draw_levels(step, &mut levels)?;
         let address = Address::new(options.seed, Purpose::TrainNoise).step(step as usize);
         let x0 = draw_rows(data, options.batch, options.seed, step)?;
-        let mut batch = Batch::noised(scheduler, x0, &levels, address)?;
-        batch.weights.iter_mut().zip(&levels).for_each(|(w, at)| *w *= (options.weight)(*at) as f32);
+        let batch = Batch::noised((scheduler, &weighting), x0, (&levels, &importance), address)?;
         let mode = Mode::Training(Address::new(options.seed, Purpose::Dropout).step(step as usize));
         let gradients = |raw: &Params, grads: &mut Grads| {
             let net_out = || network.net_out(raw, &batch.input, &batch.times, mode);
             batch.gradients(raw, grads, net_out)
         };
-        let outcome = gradients(&raw, &mut grads)?;
+        let outcome = gradients(&raw, &mut grads)?.0;
         let settings = UpdateSettings {
             lr: options.lr_schedule.rate(options.lr, step, options.warmup, options.steps),
             betas: (0.9, 0.999), // Kingma & Ba 2015, algorithm 1
@@ -171,6 +171,7 @@ mod tests {
     use super::*;
     use crate::data::Toy;
     use crate::denoiser::MlpDenoiser;
+    use crate::loss::{ErrorOf, Lambda};
     use crate::nn::{Mlp, MlpConfig};
     use crate::process::{Prediction, ProcessConfig, Spacing, TimeConvention};
     use crate::sampler::{self, Grid, GridKind, Run, SamplerKind, SamplerOptions, StepNoise};
@@ -254,7 +255,8 @@ mod tests {
     fn weights_scale_the_loss() {
         let options = FitOptions { steps: 1, ..small().1 };
         let loss = |weight| fit_toy(Toy::Moons, Prediction::X0, &FitOptions { weight, ..options.clone() }).losses[0];
-        let (whole, half) = (loss(|_| 1.0), loss(|_| 0.5));
+        let half = Weight::Custom { of: ErrorOf::X0, lambda: Lambda::new(|_| 0.5) };
+        let (whole, half) = (loss(Weight::Simple), loss(half));
         assert!((half / whole - 0.5).abs() < 1e-6, "{half} of {whole}");
     }
 

@@ -3,6 +3,7 @@
 
 use crate::denoiser;
 use crate::error::Result;
+use crate::loss::Weighting;
 use crate::nn::Params;
 use crate::ops;
 use crate::optim::{self, Outcome};
@@ -23,8 +24,14 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Noises each row of `x0` `[n, …]` to its own level, with the noise of samples 0 to n − 1 at `address`.
-    pub(super) fn noised(scheduler: &SchedulerConfig, x0: Tensor, levels: &[Level], address: Address) -> Result<Batch> {
+    /// Noises each row of `x0` `[n, …]` to its own level, with the noise of samples 0 to n − 1 at `address`. A row's error counts
+    /// what its level does, times `importance`.
+    pub(super) fn noised(
+        (scheduler, weighting): (&SchedulerConfig, &Weighting),
+        x0: Tensor,
+        (levels, importance): (&[Level], &[f64]),
+        address: Address,
+    ) -> Result<Batch> {
         let of_levels = |f: &dyn Fn(&Level) -> f64| levels.iter().map(f).collect::<Vec<f64>>();
         let samples: Vec<u32> = (0..levels.len() as u32).collect();
         // The network's input is x_t scaled, so the scale goes into both factors.
@@ -33,24 +40,25 @@ impl Batch {
         let noised = ops::perturb(&x0, &alpha, &sigma, address, &samples)?;
         let (alpha, sigma) = (of_levels(&|l| l.alpha), of_levels(&|l| l.sigma));
         let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
-        let weights = levels.iter().map(|l| denoiser::loss_weight(scheduler.prediction, *l) as f32).collect();
+        let weigh = |(at, importance): (&Level, &f64)| Ok((weighting.of_output(*at)? * importance) as f32);
+        let weights = levels.iter().zip(importance).map(weigh).collect::<Result<_>>()?;
         let times = levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
         Ok(Batch { x0, input: noised.x_t, target, times, weights })
     }
 
     /// Fills `grads` with those of the mean squared error of `net_out`, each row weighted; returns the loss and the norm
-    /// of the gradients, which the device may still be at work on.
+    /// of the gradients, and the unweighted error of each row `[n]`, which the device may still be at work on.
     pub(super) fn gradients(
         &self,
         params: &Params,
         grads: &mut Grads,
         net_out: impl FnOnce() -> Result<Tensor>,
-    ) -> Result<Outcome> {
+    ) -> Result<(Outcome, Tensor)> {
         grads.clear();
-        let (loss, tape) = Tape::record(|| Ok(ops::weighted_mse(&net_out()?, &self.target, &self.weights)?.0))?;
+        let ((loss, errors), tape) = Tape::record(|| ops::weighted_mse(&net_out()?, &self.target, &self.weights))?;
         tape.backward_from_loss(&loss, grads)?;
         let norm = optim::global_norm(params, grads)?;
-        Ok(Outcome { loss, norm })
+        Ok((Outcome { loss, norm }, errors))
     }
 
     /// Where the first number that is not finite came from, as a sentence part; `again` runs the step once more while every

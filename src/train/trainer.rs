@@ -5,10 +5,10 @@ use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::loss;
+use crate::loss::{self, DrawnTimes, TimeSampler, Weighting};
 use crate::nn::{ClassEmbed, ClassInput, Mode, Params, Precision, UNet, initialise};
 use crate::optim::{self, LrSchedule, Moments, Outcome, UpdateSettings};
-use crate::process::{Level, Process, SchedulerConfig};
+use crate::process::{Process, SchedulerConfig};
 use crate::rng::{Address, Purpose};
 use crate::tape::{Grads, profile};
 use crate::tensor::{Dtype, Tensor};
@@ -47,6 +47,9 @@ pub struct Trainer<'a> {
     pub(super) step: u64,
     pub(super) scheduler: SchedulerConfig,
     pub(super) process: Arc<dyn Process>,
+    /// With the history that it draws by.
+    pub(super) times: TimeSampler,
+    weighting: Weighting,
     /// Of the data set, so that a checkpoint need not read it again.
     pub(super) fingerprint: String,
     lr_schedule: LrSchedule,
@@ -54,7 +57,7 @@ pub struct Trainer<'a> {
     grads: Grads,
     last_loss: Option<f64>,
     // Reused by every step.
-    levels: Vec<Level>,
+    drawn: DrawnTimes,
     labels: Vec<u32>,
 }
 
@@ -93,7 +96,9 @@ impl<'a> Trainer<'a> {
             loader: Loader::new(dataset, config.seed, config.batch)?,
             grads: Grads::new(),
             last_loss: None,
-            levels: vec![Level::CLEAN; config.batch],
+            times: config.time_sampler()?,
+            weighting: config.weighting()?,
+            drawn: DrawnTimes::default(),
             labels: vec![0; config.batch],
         })
     }
@@ -135,7 +140,7 @@ impl<'a> Trainer<'a> {
         let begin = Instant::now();
         let batch = self.draw_batch()?;
         profile::lap("batch");
-        let outcome = self.gradients(&batch)?;
+        let (outcome, errors) = self.gradients(&batch)?;
         profile::lap("gradient norm");
         let c = &self.config;
         let lr = self.lr_schedule.rate(c.lr, self.step, c.warmup_steps, c.steps);
@@ -157,6 +162,7 @@ impl<'a> Trainer<'a> {
         }
         self.grads.clear();
         self.last_loss = Some(loss);
+        self.record_losses(&batch, &errors)?;
         let seconds = begin.elapsed().as_secs_f64();
         let report = StepReport {
             step: self.step,
@@ -181,13 +187,26 @@ impl<'a> Trainer<'a> {
         } else {
             self.loader.fill(step, x0.host_mut()?, &mut [])?;
         }
-        loss::draw_levels(&*self.process, seed, step, &mut self.levels);
+        self.drawn = self.times.draw(seed, step, n);
         let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
-        Batch::noised(&self.scheduler, x0.to_device(self.device())?, &self.levels, address)
+        let drawn = (&self.drawn.levels[..], &self.drawn.importance[..]);
+        Batch::noised((&self.scheduler, &self.weighting), x0.to_device(self.device())?, drawn, address)
     }
 
-    /// Fills `self.grads`; returns the loss and the norm of the gradients.
-    fn gradients(&mut self, batch: &Batch) -> Result<Outcome> {
+    /// Tells the times where the loss was large: the weighted errors of the batch that was drawn last, before their importance.
+    fn record_losses(&mut self, batch: &Batch, errors: &Tensor) -> Result<()> {
+        if self.times.is_loss_aware() {
+            let errors = errors.to_device(Device::Cpu)?.to_vec::<f64>()?;
+            let weights = batch.weights.iter().zip(&self.drawn.importance);
+            let losses =
+                errors.iter().zip(weights).map(|(error, (weight, importance))| error * f64::from(*weight) / importance);
+            self.times.record(&self.drawn, &losses.collect::<Vec<f64>>());
+        }
+        Ok(())
+    }
+
+    /// Fills `self.grads`; returns the loss and the norm of the gradients, and the error of each image.
+    fn gradients(&mut self, batch: &Batch) -> Result<(Outcome, Tensor)> {
         let mode = Mode::Training(Address::new(self.config.seed, Purpose::Dropout).step(self.step as usize));
         let labels = self.is_class_conditional().then_some(ClassInput::Labels(&self.labels));
         let net_out = || self.unet.forward(&self.raw, &batch.input, &batch.times, labels, mode);
@@ -245,12 +264,12 @@ mod tests {
         let mut trainer =
             Trainer::new(&TrainConfig { batch: 16, warmup_steps: 0, ..tiny() }, &data, Device::Cpu).unwrap();
         let batch = trainer.draw_batch().unwrap();
-        let (first, _) = trainer.gradients(&batch).unwrap().read().unwrap();
+        let (first, _) = trainer.gradients(&batch).unwrap().0.read().unwrap();
         assert!(trainer.raw.tensors().iter().all(|p| trainer.grads.get(p).is_some()));
         for _ in 0..20 {
             trainer.train_step().unwrap();
         }
-        let (last, _) = trainer.gradients(&batch).unwrap().read().unwrap();
+        let (last, _) = trainer.gradients(&batch).unwrap().0.read().unwrap();
         assert!(last < 0.8 * first, "{first} -> {last}");
     }
 }

@@ -1,0 +1,57 @@
+//! The loss that settings describe: its weight, and how times are drawn.
+
+use super::TrainConfig;
+use crate::error::{Error, Result, unknown_name};
+use crate::loss::{ErrorOf, Lambda, TimeSampler, TimeSampling, WEIGHTS, Weight, Weighting};
+use std::path::Path;
+
+impl TrainConfig {
+    /// What the error at each level counts.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for unknown names, or a table without its weight and the other way round; [`Error::Io`] for a table that
+    /// cannot be read.
+    pub fn weighting(&self) -> Result<Weighting> {
+        let has_table = !self.weight_table.is_empty();
+        let weight = match self.weight.as_str() {
+            "simple" => Weight::Simple,
+            "vlb" => Weight::Vlb,
+            "vlb-tilde" => Weight::VlbTilde,
+            "snr" => Weight::Snr,
+            "min-snr" => Weight::MinSnr { gamma: self.min_snr_gamma },
+            "likelihood" => Weight::Likelihood,
+            "vlb-continuous" => Weight::VlbContinuous,
+            "table" if has_table => Weight::Custom {
+                of: ErrorOf::from_name(&self.weight_of)?,
+                lambda: Lambda::read(Path::new(&self.weight_table))?,
+            },
+            "table" => {
+                return Err(Error::Usage(
+                    "weight = \"table\": expected a file of t,lambda; name it with --set weight_table=FILE".into(),
+                ));
+            }
+            name => return Err(unknown_name("weight", name, &WEIGHTS)),
+        };
+        if has_table && self.weight != "table" {
+            return Err(Error::Usage(format!(
+                "weight_table: has no meaning for weight = \"{}\"; use --weight table",
+                self.weight
+            )));
+        }
+        Weighting::new(weight, &self.scheduler()?)
+    }
+
+    /// Draws the times of batches.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown name or a `t_min` out of range.
+    pub fn time_sampler(&self) -> Result<TimeSampler> {
+        let sampling = TimeSampling::from_name(&self.time_sampling)?;
+        TimeSampler::new(self.scheduler()?.process()?, sampling, self.least_time())
+    }
+
+    /// The least time that is drawn, if it is not the process's own.
+    pub(super) fn least_time(&self) -> Option<f64> {
+        (self.t_min >= 0.0).then_some(self.t_min)
+    }
+}
