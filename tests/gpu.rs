@@ -83,6 +83,7 @@ rooms!(
     dropout,
     fourier,
     weighted_mse,
+    learned_variance,
     reduce,
     adamw,
     blend,

@@ -3,6 +3,7 @@
 
 mod history;
 mod lambda;
+pub mod score_matching;
 mod time;
 mod weight;
 

@@ -14,6 +14,7 @@ mod fourier;
 mod gated_residual;
 mod group_norm;
 mod layer_norm;
+mod learned_variance;
 mod linear;
 mod perturb;
 mod pointwise;
@@ -39,6 +40,7 @@ pub use fourier::time_features;
 pub use gated_residual::gated_residual;
 pub use group_norm::{Film, GroupNorm, group_norm};
 pub use layer_norm::layer_norm;
+pub use learned_variance::{VarianceTerms, learned_step, learned_variance};
 pub use linear::{linear, linear_gelu};
 pub use perturb::{Perturbed, perturb};
 pub use pointwise::{add, affine, cast, silu};
@@ -163,6 +165,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("cross_entropy", cross_entropy::cases::table()),
         ("score_entropy", score_entropy::cases::table()),
         ("weighted_mse", weighted_mse::cases::table()),
+        ("learned_variance", learned_variance::cases::table()),
         ("error_norm", error_norm::cases::table()),
         ("reduce", reduce::cases::table()),
         ("blend", blend::cases::table()),
