@@ -46,6 +46,7 @@ impl Denoiser for Ready {
             eps: eps_coefficients(self.prediction, at)?,
             clip: None,
             x0_hat: None,
+            variance: None,
         })
     }
 }

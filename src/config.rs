@@ -8,7 +8,7 @@ use crate::error::{Error, Result, nearest, unknown_name};
 use crate::nn::{BlockType, ClassEmbed, Precision, UNetConfig};
 use crate::ops::ConvAccuracy;
 use crate::optim::LrSchedule;
-use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention};
+use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention, Variance};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tables::read_betas;
@@ -92,32 +92,38 @@ pub struct TrainConfig {
     #[serde(default = "default_ou_rate")]
     pub ou_rate: f64,
     /// Log-SNR of linear_log_snr at time 1.
-    #[serde(default = "default_log_snr_min")]
+    #[serde(default = "loss::default_log_snr_min")]
     pub log_snr_min: f64,
     /// Log-SNR of linear_log_snr at time 0.
-    #[serde(default = "default_log_snr_max")]
+    #[serde(default = "loss::default_log_snr_max")]
     pub log_snr_max: f64,
     /// Standard deviation of the data, for the prediction type edm.
     #[serde(default = "default_sigma_data")]
     pub sigma_data: f64,
     /// What the error at each level counts: `simple`, `vlb`, `vlb-tilde`, `snr`, `min-snr`, `likelihood`, `vlb-continuous`, `table`.
-    #[serde(default = "default_weight")]
+    #[serde(default = "loss::default_weight")]
     pub weight: String,
     /// Bound of the weight min-snr.
-    #[serde(default = "default_min_snr_gamma")]
+    #[serde(default = "loss::default_min_snr_gamma")]
     pub min_snr_gamma: f64,
     /// CSV file of t,lambda for the weight table; empty for none.
     #[serde(default)]
     pub weight_table: String,
     /// What the table multiplies: the squared error of `eps`, `x0` or `score`.
-    #[serde(default = "default_weight_of")]
+    #[serde(default = "loss::default_weight_of")]
     pub weight_of: String,
     /// How times are drawn: `uniform`, `stratified`, `loss_aware`.
-    #[serde(default = "default_time_sampling")]
+    #[serde(default = "loss::default_time_sampling")]
     pub time_sampling: String,
     /// Least time that is drawn, 0 up to but not 1; below 0 for the process's own.
-    #[serde(default = "default_t_min")]
+    #[serde(default = "loss::default_t_min")]
     pub t_min: f64,
+    /// Variance of a reverse step: `fixed_small`, `fixed_large`, or `learned_range`, of which the network learns the place between the two.
+    #[serde(default = "loss::default_variance_type")]
+    pub variance_type: String,
+    /// What the variational bound of a learned variance counts beside the rest of the loss.
+    #[serde(default = "loss::default_vlb_share")]
+    pub vlb_share: f64,
     /// Whether samplers clamp x0_hat to [−1, 1].
     pub clip_sample: bool,
     /// Channels of each level.
@@ -175,34 +181,6 @@ fn default_ou_rate() -> f64 {
     5.0
 }
 
-fn default_log_snr_min() -> f64 {
-    -8.0
-}
-
-fn default_log_snr_max() -> f64 {
-    7.0
-}
-
-fn default_weight() -> String {
-    "simple".into()
-}
-
-fn default_min_snr_gamma() -> f64 {
-    5.0 // Hang et al. 2023, sec. 4
-}
-
-fn default_weight_of() -> String {
-    "eps".into()
-}
-
-fn default_time_sampling() -> String {
-    "uniform".into()
-}
-
-fn default_t_min() -> f64 {
-    -1.0
-}
-
 fn default_sigma_data() -> f64 {
     0.5 // Karras et al. 2022, table 1
 }
@@ -248,15 +226,17 @@ impl TrainConfig {
             sigma_max: 0.0,
             rho: default_rho(),
             ou_rate: default_ou_rate(),
-            log_snr_min: default_log_snr_min(),
-            log_snr_max: default_log_snr_max(),
+            log_snr_min: loss::default_log_snr_min(),
+            log_snr_max: loss::default_log_snr_max(),
             sigma_data: default_sigma_data(),
-            weight: default_weight(),
-            min_snr_gamma: default_min_snr_gamma(),
+            weight: loss::default_weight(),
+            min_snr_gamma: loss::default_min_snr_gamma(),
             weight_table: String::new(),
-            weight_of: default_weight_of(),
-            time_sampling: default_time_sampling(),
-            t_min: default_t_min(),
+            weight_of: loss::default_weight_of(),
+            time_sampling: loss::default_time_sampling(),
+            t_min: loss::default_t_min(),
+            variance_type: loss::default_variance_type(),
+            vlb_share: loss::default_vlb_share(),
             clip_sample: true,
             block_out_channels: vec![32, 64],
             layers_per_block: 1,
@@ -335,21 +315,21 @@ impl TrainConfig {
             // Trained for bits per dimension: every log-SNR counts as it does in the likelihood.
             "digits-likelihood" => Ok(TrainConfig {
                 preset: "digits-likelihood".into(),
-                steps: 3000,
-                warmup_steps: 200,
+                steps: 2500,
+                warmup_steps: 100,
                 beta2: 0.999,
                 grad_clip: 10.0,
                 ema_decay: 0.998,
                 save_every: 500,
-                sample_every: 1000,
+                sample_every: 1250,
                 validate_every: 250,
-                p_uncond: 0.0,
+                class_conditional: false,
                 process: "linear_log_snr".into(),
                 prediction_type: "v_prediction".into(),
                 weight: "vlb-continuous".into(),
                 time_sampling: "stratified".into(),
-                block_out_channels: vec![64, 96],
-                layers_per_block: 2,
+                block_out_channels: vec![48, 96],
+                dropout: 0.1,
                 ..digits
             }),
             _ => Err(unknown_name("preset", name, &PRESETS)),
@@ -413,6 +393,9 @@ impl TrainConfig {
             if !(0.0..1.0).contains(&value) {
                 return bad(format!("{key} = {value}: expected at least 0 and below 1"));
             }
+        }
+        if !(self.vlb_share >= 0.0 && self.vlb_share.is_finite()) {
+            return bad(format!("vlb_share = {}: expected a number not below 0", self.vlb_share));
         }
         if !(self.grad_clip > 0.0 && self.adam_eps >= 0.0 && self.weight_decay >= 0.0) {
             return bad("grad_clip must be above 0, adam_eps and weight_decay not below 0".into());
@@ -487,6 +470,7 @@ impl TrainConfig {
             num_train_timesteps: trained_betas.as_ref().map_or(defaults.num_train_timesteps, Vec::len),
             trained_betas,
             prediction,
+            variance: Variance::from_name(&self.variance_type)?,
             clip_sample: self.clip_sample,
             rescale_betas_zero_snr: self.zero_terminal_snr && continuous.is_none(),
             // Pure noise is the last time alone: a run must begin there.
@@ -538,7 +522,7 @@ impl TrainConfig {
         let config = UNetConfig {
             sample_size: Some([h, w]),
             in_channels: c,
-            out_channels: c,
+            out_channels: if self.variance_type == "learned_range" { 2 * c } else { c },
             down_block_types: self.attention_levels.iter().map(kind).collect(),
             up_block_types: self.attention_levels.iter().rev().map(kind).collect(),
             block_out_channels: self.block_out_channels.clone(),

@@ -38,6 +38,7 @@ impl Denoiser for Toy {
             eps: eps_coefficients(self.0, at)?,
             clip: None,
             x0_hat: None,
+            variance: None,
         })
     }
 }

@@ -20,6 +20,7 @@ const MODELS: &[(&str, &[&str])] = &[
     ("ou", &["epsilon", "velocity"]),
     ("edm", &["edm", "epsilon"]),
     ("flow", &["velocity", "v_prediction", "sample", "edm"]),
+    ("linear_log_snr", &["epsilon", "v_prediction"]),
 ];
 
 fn train_with(process: &str, prediction: &str, more: &[&str]) -> TempDir {
@@ -212,7 +213,7 @@ fn flags_of_samplers_and_grids_are_checked_with_what_is_allowed() {
         (&["--sampler", "ddim", "--raw-sigma", "none"], &["--raw-sigma none", "a number, or a text file"]),
         (&["--sampler", "heun", "--eta", "1"], &["--eta", "use --sampler ddim or euler_ancestral"]),
         (&["--sampler", "ddim", "--variance", "large"], &["--variance", "use --sampler ddpm"]),
-        (&["--variance", "huge"], &["--variance huge", "small (beta-tilde) or large (beta)"]),
+        (&["--variance", "huge"], &["--variance huge", "small (beta-tilde), large (beta) or learned"]),
         (&["--sampler", "rk45", "--steps", "9"], &["rk45", "--tolerance"]),
         (&["--sampler", "rk45", "--tolerance", "0"], &["--tolerance 0"]),
         (&["--sampler", "edm", "--churn", "-1"], &["--churn -1"]),

@@ -4,13 +4,15 @@
 
 use std::sync::Arc;
 use tweedie::denoiser::oracle::Oracle;
+use tweedie::denoiser::{Denoiser, Estimate};
 use tweedie::process::{
-    BetaCurve, BetaSchedule, Discrete, Edm, Flow, Level, Ou, Process, SchedulerConfig, Spacing, SubVp, Ve, Vp,
+    BetaCurve, BetaSchedule, Discrete, Edm, Flow, Level, LinearLogSnr, Ou, Process, SchedulerConfig, Spacing, SubVp,
+    Variance, Ve, Vp,
 };
 use tweedie::rng::{Address, Purpose};
 use tweedie::sampler::{
-    Churn, DdimNoise, Grid, GridKind, Run, SamplerKind, SamplerOptions, StepNoise, encode, predictor_corrector, rk45,
-    sample,
+    Churn, DdimNoise, Grid, GridKind, Run, SamplerKind, SamplerOptions, StepNoise, ddpm, encode, predictor_corrector,
+    rk45, sample,
 };
 use tweedie::tensor::Tensor;
 
@@ -55,6 +57,7 @@ fn rows() -> Vec<Row> {
         continuous("ou", Arc::new(Ou::new(5.0, 10.0_f64.sqrt()).unwrap())),
         continuous("edm", Arc::new(Edm::new(0.002, 80.0, 7.0).unwrap())),
         continuous("flow", Arc::new(Flow)),
+        continuous("linear_log_snr", Arc::new(LinearLogSnr::new(-8.0, 7.0).unwrap())),
     ]
 }
 
@@ -253,5 +256,40 @@ fn steps_of_no_length_and_steps_over_most_of_the_noise_stay_bounded() {
             // Six deviations beyond the farther mean.
             assert!(got.iter().all(|v| v.abs() < 1.2 + 6.0 * 0.5), "{kind:?}: {got:?}");
         }
+    }
+}
+
+/// The oracle, which says the same of every element's variance.
+struct Chosen {
+    oracle: Oracle,
+    v: f64,
+}
+
+impl Denoiser for Chosen {
+    fn denoise(&self, x_t: &Tensor, at: Level) -> tweedie::Result<Estimate> {
+        let v = Tensor::from_slice(&vec![self.v; x_t.count()], x_t.shape())?;
+        Ok(Estimate { variance: Some(v), ..self.oracle.denoise(x_t, at)? })
+    }
+}
+
+#[test]
+fn learned_variances_at_their_ends_are_beta_tilde_and_beta() {
+    let samples = [0, 1, 2];
+    for row in rows().iter().filter(|row| ["linear", "vp", "linear_log_snr"].contains(&row.name)) {
+        let grid = grid(row, &GridKind::Uniform, 12);
+        let run = |denoiser: &dyn Denoiser, variance| {
+            let x = start(&*row.process, ROWS);
+            ddpm(&mut Run::new(denoiser, drawn(), &samples), x, &grid, variance, false)?.to_vec::<f64>()
+        };
+        for (v, fixed) in [(-1.0, Variance::FixedSmall), (1.0, Variance::FixedLarge)] {
+            let learned = run(&Chosen { oracle: oracle(), v }, Variance::LearnedRange).unwrap();
+            let fixed = run(&oracle(), fixed).unwrap();
+            for (a, b) in learned.iter().zip(&fixed) {
+                // A logarithm and an exponential more, of numbers of order ten, over twelve steps.
+                assert!((a - b).abs() < 1e-12 * b.abs().max(1.0), "{} at v = {v}: {a} against {b}", row.name);
+            }
+        }
+        let error = run(&oracle(), Variance::LearnedRange).unwrap_err().to_string();
+        assert!(error.contains("says nothing of a variance"), "{error}");
     }
 }

@@ -51,7 +51,7 @@ struct Args {
     /// for each step, the noisiest first
     #[arg(long, value_name = "SIGMA|FILE", allow_negative_numbers = true, conflicts_with = "eta")]
     raw_sigma: Option<String>,
-    /// ddpm: variance of the reverse step, small (beta-tilde) or large (beta) [default: the model's]
+    /// ddpm: variance of the reverse step, small (beta-tilde), large (beta) or learned (by the network) [default: the model's]
     #[arg(long)]
     variance: Option<String>,
     /// ddpm: add noise in the last step too, as the lecture documents print it

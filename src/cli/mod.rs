@@ -110,12 +110,15 @@ pub fn weights_flag(text: &str) -> Result<Weights> {
 /// Reads `--variance`.
 ///
 /// # Errors
-/// [`Error::Usage`] for another text than `small` or `large`.
+/// [`Error::Usage`] for another text than `small`, `large` or `learned`.
 pub fn variance_flag(text: &str) -> Result<Variance> {
     match text {
         "small" => Ok(Variance::FixedSmall),
         "large" => Ok(Variance::FixedLarge),
-        _ => Err(Error::Usage(format!("--variance {text}: expected small (beta-tilde) or large (beta)"))),
+        "learned" => Ok(Variance::LearnedRange),
+        _ => Err(Error::Usage(format!(
+            "--variance {text}: expected small (beta-tilde), large (beta) or learned (the network's)"
+        ))),
     }
 }
 

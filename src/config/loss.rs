@@ -55,3 +55,40 @@ impl TrainConfig {
         (self.t_min >= 0.0).then_some(self.t_min)
     }
 }
+
+// Settings that runs of older versions do not have.
+pub(super) fn default_log_snr_min() -> f64 {
+    -8.0
+}
+
+pub(super) fn default_log_snr_max() -> f64 {
+    7.0
+}
+
+pub(super) fn default_weight() -> String {
+    "simple".into()
+}
+
+pub(super) fn default_min_snr_gamma() -> f64 {
+    5.0 // Hang et al. 2023, sec. 4
+}
+
+pub(super) fn default_weight_of() -> String {
+    "eps".into()
+}
+
+pub(super) fn default_time_sampling() -> String {
+    "uniform".into()
+}
+
+pub(super) fn default_t_min() -> f64 {
+    -1.0
+}
+
+pub(super) fn default_variance_type() -> String {
+    "fixed_small".into()
+}
+
+pub(super) fn default_vlb_share() -> f64 {
+    1e-3 // Nichol & Dhariwal 2021, sec. 3.1
+}

@@ -54,6 +54,20 @@ pub struct Estimate {
     pub clip: Option<f64>,
     /// x0_hat itself, where it was changed otherwise.
     pub x0_hat: Option<Tensor>,
+    /// Where the variance of a reverse step lies between beta-tilde (−1) and beta (1), if the network says so: like `x_t`.
+    pub variance: Option<Tensor>,
+}
+
+/// A network's output without what it says of the variance, and that: a second half of the channels, where it has twice those of its input.
+///
+/// # Errors
+/// Those of [`ops::slice_channels`].
+pub fn split_variance(net_out: Tensor, channels: usize) -> Result<(Tensor, Option<Tensor>)> {
+    if net_out.shape().last_size() != 2 * channels {
+        return Ok((net_out, None));
+    }
+    let half = |start| ops::slice_channels(&net_out, start, channels);
+    Ok((half(0)?, Some(half(channels)?)))
 }
 
 impl<D: Denoiser + ?Sized> Denoiser for &D {
@@ -101,7 +115,7 @@ impl Estimate {
     /// The estimate of an exact denoiser: x0_hat itself. `at` must have noise.
     pub fn of_x0(x_t: Tensor, x0_hat: Tensor, at: Level) -> Estimate {
         let eps = (1.0 / at.sigma, -at.alpha / at.sigma);
-        Estimate { x_t, net_out: x0_hat, x0: (0.0, 1.0), eps, clip: None, x0_hat: None }
+        Estimate { x_t, net_out: x0_hat, x0: (0.0, 1.0), eps, clip: None, x0_hat: None, variance: None }
     }
 
     /// The same step with eps_hat taken from x0_hat: (x_t − alpha·x0_hat)/sigma. This differs from eps_hat where x0_hat was clipped or replaced, and

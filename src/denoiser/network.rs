@@ -1,7 +1,7 @@
 //! Networks as denoisers.
 
 use super::predict::{eps_coefficients, x0_coefficients};
-use super::{Denoiser, Estimate};
+use super::{Denoiser, Estimate, split_variance};
 use crate::error::Result;
 use crate::nn::{ClassInput, Mlp, Mode, Params, UNet};
 use crate::ops;
@@ -68,6 +68,7 @@ fn denoise(
         1.0 => forward(x_t, &times)?,
         scale => forward(&ops::affine(x_t, scale as f32, 0.0)?, &times)?,
     };
+    let net_out = split_variance(net_out, x_t.shape().last_size())?;
     estimate(scheduler, x_t.clone(), net_out, at)
 }
 
@@ -84,8 +85,12 @@ fn denoise_rows(
         true => forward(x_t, &times)?,
         false => forward(&ops::blend(x_t, &scales, None)?, &times)?,
     };
-    let rows = at.iter().enumerate();
-    rows.map(|(i, at)| estimate(scheduler, x_t.rows(i, 1)?, net_out.rows(i, 1)?, *at)).collect()
+    let (net_out, variance) = split_variance(net_out, x_t.shape().last_size())?;
+    let row = |(i, at): (usize, &Level)| {
+        let variance = variance.as_ref().map(|v| v.rows(i, 1)).transpose()?;
+        estimate(scheduler, x_t.rows(i, 1)?, (net_out.rows(i, 1)?, variance), *at)
+    };
+    at.iter().enumerate().map(row).collect()
 }
 
 fn network_time(scheduler: &SchedulerConfig, at: Level) -> f32 {
@@ -93,7 +98,12 @@ fn network_time(scheduler: &SchedulerConfig, at: Level) -> f32 {
 }
 
 /// What a raw output says about x0 and eps.
-fn estimate(scheduler: &SchedulerConfig, x_t: Tensor, net_out: Tensor, at: Level) -> Result<Estimate> {
+fn estimate(
+    scheduler: &SchedulerConfig,
+    x_t: Tensor,
+    (net_out, variance): (Tensor, Option<Tensor>),
+    at: Level,
+) -> Result<Estimate> {
     let (x0, eps) = (x0_coefficients(scheduler.prediction, at)?, eps_coefficients(scheduler.prediction, at)?);
-    Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None })
+    Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None, variance })
 }

@@ -337,6 +337,7 @@ impl Denoiser for Oracle {
                 eps: (0.0, 0.0),
                 clip: None,
                 x0_hat: None,
+                variance: None,
             });
         }
         Ok(Estimate::of_x0(x_t.clone(), x0_hat, at))

@@ -99,6 +99,7 @@ pub fn denoising_loss(
         let times: Vec<f32> = levels.iter().map(|l| convention.network_time(*l) as f32).collect();
         let class = is_conditional.then_some(ClassInput::Labels(&labels));
         let net_out = unet.forward(params, &noised.x_t, &times, class, Mode::Inference)?;
+        let net_out = denoiser::split_variance(net_out, c)?.0;
         let (_, errors) = ops::weighted_mse(&net_out, &target, &vec![1.0; n])?;
         let errors = errors.to_device(Device::Cpu)?.to_vec::<f64>()?;
         for (((image, _), error), level) in chunk.iter().zip(errors).zip(&levels) {

@@ -3,6 +3,7 @@
 
 mod history;
 mod lambda;
+mod learned_variance;
 pub mod score_matching;
 mod time;
 mod weight;

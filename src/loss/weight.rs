@@ -124,6 +124,25 @@ impl Factors {
     }
 }
 
+/// A step of the chain that the VLB is of.
+pub(super) struct ReverseStep {
+    /// Where it ends.
+    pub(super) to: Level,
+    /// The share of the variance at its begin that was added since its end.
+    fresh: f64,
+    /// x0's share of its mean.
+    pub(super) x0_share: f64,
+    /// Var[x_t | x_s]: beta of DDPM's table.
+    pub(super) fresh_variance: f64,
+    /// Var[x_s | x_t, x0]: beta-tilde; of the last step that of the step before, and beta where there is none.
+    pub(super) posterior_variance: f64,
+}
+
+/// 1 − (alpha_t·sigma_s/(alpha_s·sigma_t))², through half_log_snr, so that close levels keep their digits.
+fn fresh(from: Level, to: Level) -> f64 {
+    if to.is_clean() { 1.0 } else { -(2.0 * (from.half_log_snr() - to.half_log_snr())).exp_m1() }
+}
+
 impl Weighting {
     /// The weight for the process and the output that a scheduler describes; T is its table's, or `num_train_timesteps`.
     ///
@@ -191,8 +210,8 @@ impl Weighting {
         };
         Some(match &self.weight {
             Weight::Simple => return None,
-            Weight::Vlb => self.chain(at, self.fresh_variance(at.time, at)),
-            Weight::VlbTilde => self.chain(at, self.posterior_variance(at)),
+            Weight::Vlb => self.chain(at, |step| step.fresh_variance),
+            Weight::VlbTilde => self.chain(at, |step| step.posterior_variance),
             Weight::Snr => Factors::of(1.0, ErrorOf::Eps, at),
             Weight::MinSnr { gamma } => {
                 let snr = (2.0 * at.half_log_snr()).exp();
@@ -204,41 +223,43 @@ impl Weighting {
         })
     }
 
-    /// Where the step from `time` ends, clean data at the latest.
+    /// The reverse step from a level, to one T-th of the time earlier, clean data at the earliest.
+    pub(super) fn reverse_step(&self, at: Level) -> ReverseStep {
+        let to = self.step_end(at.time);
+        let fresh = fresh(at, to);
+        let fresh_variance = at.sigma.powi(2) * fresh;
+        // The step whose beta-tilde is taken: the last one has none of its own.
+        let time = at.time.max((2.0 * self.step).min(1.0));
+        let from = if time > at.time { self.process.level(time) } else { at };
+        let posterior = self.step_end(time).sigma.powi(2) * self::fresh(from, self.step_end(time));
+        let posterior_variance = if posterior > 0.0 { posterior } else { fresh_variance };
+        ReverseStep { to, fresh, x0_share: to.alpha * fresh, fresh_variance, posterior_variance }
+    }
+
     fn step_end(&self, time: f64) -> Level {
         self.process.level((time - self.step).max(0.0))
     }
 
-    /// The share of the variance at `from` that was added since `to`: as [`crate::process::Level`]'s half_log_snr says.
-    fn fresh(from: Level, to: Level) -> f64 {
-        if to.is_clean() { 1.0 } else { -(2.0 * (from.half_log_snr() - to.half_log_snr())).exp_m1() }
+    /// T.
+    pub fn steps(&self) -> f64 {
+        1.0 / self.step
     }
 
-    /// Var[x_t | x_s]: beta of DDPM's table.
-    fn fresh_variance(&self, time: f64, from: Level) -> f64 {
-        from.sigma.powi(2) * Weighting::fresh(from, self.step_end(time))
-    }
-
-    /// Var[x_s | x_t, x0]: beta-tilde; in the last step that of the step before, and beta where there is none.
-    fn posterior_variance(&self, at: Level) -> f64 {
-        let time = at.time.max((2.0 * self.step).min(1.0));
-        let from = if time > at.time { self.process.level(time) } else { at };
-        let to = self.step_end(time);
-        let variance = to.sigma.powi(2) * Weighting::fresh(from, to);
-        if variance > 0.0 { variance } else { self.fresh_variance(at.time, at) }
+    /// The share of the network's output in x0_hat.
+    pub(super) fn x0_of_output(&self, at: Level) -> Result<f64> {
+        Ok(x0_coefficients(self.prediction, at)?.1)
     }
 
     /// B²/(2·variance) on the x0 error, with B = alpha_s·fresh the share of x0 in the mean of a reverse step.
-    fn chain(&self, at: Level, variance: f64) -> Factors {
-        let to = self.step_end(at.time);
-        let fresh = Weighting::fresh(at, to);
-        if fresh == 0.0 {
+    fn chain(&self, at: Level, variance: fn(&ReverseStep) -> f64) -> Factors {
+        let step = self.reverse_step(at);
+        if step.fresh == 0.0 {
             return Factors { eps: 0.0, x0: 0.0 };
         }
-        let rate = fresh.powi(2) / (2.0 * variance);
+        let rate = step.fresh.powi(2) / (2.0 * variance(&step));
         // alpha_s/alpha_t through logarithms: alpha itself may be 0 in floating point.
-        let ratio = (2.0 * (to.log_alpha - at.log_alpha)).exp();
-        Factors { eps: rate * at.sigma.powi(2) * ratio, x0: rate * to.alpha.powi(2) }
+        let ratio = (2.0 * (step.to.log_alpha - at.log_alpha)).exp();
+        Factors { eps: rate * at.sigma.powi(2) * ratio, x0: rate * step.to.alpha.powi(2) }
     }
 
     /// Refuses t_min = 0 where the weight is unbounded there.

@@ -413,7 +413,7 @@ pub(super) mod cases {
 
     /// Rows: size 1, odd, more than one block of threads, more than one partial sum on both sides of its edge, the decoder's bins inside and
     /// outside, more images than a grid has in y.
-    pub fn table() -> Vec<Case> {
+    pub(in crate::ops) fn table() -> Vec<Case> {
         let mut rows = vec![case(1, 1, false), case(3, 7, false), case(2, 1500, true), case(2, 4096, false)];
         rows.extend([
             case(1, 4099, true),

@@ -145,6 +145,7 @@ pub fn sample_network(
 ) -> Result<Samples> {
     let count = options.count;
     check_size(options, [h, w, c])?;
+    check_variance(network, options)?;
     let labels = class_labels(network, options)?;
     let process = network.scheduler.process()?;
     let grid = grid(network, &process, options)?;
@@ -279,6 +280,19 @@ fn check_size(options: &SampleOptions, [h, w, c]: [usize; 3]) -> Result<()> {
     if options.count > most {
         let count = options.count;
         return Err(Error::Usage(format!("--count {count}: expected at most {most} images of {h}x{w}x{c} at a time")));
+    }
+    Ok(())
+}
+
+/// Refuses a learned variance of a network that has none to say; samplers but ddpm have no use for one.
+fn check_variance(network: &Network<'_>, options: &SampleOptions) -> Result<()> {
+    let variance = options.variance.unwrap_or(network.scheduler.variance);
+    let (c_in, c_out) = (network.unet.config().in_channels, network.unet.config().out_channels);
+    if options.sampler == SamplerKind::Ddpm && variance == Variance::LearnedRange && c_out != 2 * c_in {
+        return Err(Error::Usage(format!(
+            "--variance learned: the network predicts no variance (out_channels = {c_out}, expected {}); use --variance small or large",
+            2 * c_in
+        )));
     }
     Ok(())
 }

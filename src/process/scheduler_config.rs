@@ -118,6 +118,35 @@ pub enum Variance {
     FixedSmall,
     /// beta.
     FixedLarge,
+    /// Between the two, chosen by the network for each element: the second half of its output channels (Nichol & Dhariwal 2021, eq. 15).
+    LearnedRange,
+}
+
+impl Variance {
+    /// All names, diffusers'.
+    pub const NAMES: [&str; 3] = ["fixed_small", "fixed_large", "learned_range"];
+
+    /// Reads diffusers' name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the known names.
+    pub fn from_name(name: &str) -> Result<Variance> {
+        match name {
+            "fixed_small" | "fixed_small_log" => Ok(Variance::FixedSmall),
+            "fixed_large" | "fixed_large_log" => Ok(Variance::FixedLarge),
+            "learned_range" => Ok(Variance::LearnedRange),
+            _ => Err(unknown_name("variance_type", name, &Variance::NAMES)),
+        }
+    }
+
+    /// diffusers' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Variance::FixedSmall => "fixed_small",
+            Variance::FixedLarge => "fixed_large",
+            Variance::LearnedRange => "learned_range",
+        }
+    }
 }
 
 /// A scheduler's settings; the defaults are diffusers' own, which saved files may leave out.
@@ -255,11 +284,9 @@ impl SchedulerConfig {
             Some(v) => v.as_str().map(String::from).ok_or_else(|| wrong(field, "a name")),
         };
         let in_model = |e: Error| Error::Model(format!("scheduler config: {e}"));
-        let variance = match name("variance_type", "fixed_small")?.as_str() {
-            "fixed_small" | "fixed_small_log" => Variance::FixedSmall,
-            "fixed_large" | "fixed_large_log" => Variance::FixedLarge,
-            _ => return Err(wrong("variance_type", "supported; known: fixed_small, fixed_large")),
-        };
+        let variance = Variance::from_name(&name("variance_type", "fixed_small")?);
+        let supported = "supported; known: fixed_small, fixed_large, learned_range";
+        let variance = variance.map_err(|_| wrong("variance_type", supported))?;
         let trained_betas = match map.get("trained_betas") {
             None | Some(Value::Null) => None,
             Some(v) => {
@@ -378,8 +405,7 @@ impl SchedulerConfig {
         if self.class_name == "DDIMScheduler" {
             value["set_alpha_to_one"] = json!(self.set_alpha_to_one);
         } else {
-            let small = self.variance == Variance::FixedSmall;
-            value["variance_type"] = json!(if small { "fixed_small" } else { "fixed_large" });
+            value["variance_type"] = json!(self.variance.name());
         }
         value
     }
@@ -462,6 +488,10 @@ mod tests {
     fn settings_survive_their_own_file() {
         for class in ["DDPMScheduler", "DDIMScheduler"] {
             let config = SchedulerConfig { class_name: class.into(), prediction: Prediction::V, ..Default::default() };
+            assert_eq!(SchedulerConfig::from_json(&config.to_json()).unwrap(), config);
+        }
+        for variance in [Variance::FixedLarge, Variance::LearnedRange] {
+            let config = SchedulerConfig { variance, ..Default::default() };
             assert_eq!(SchedulerConfig::from_json(&config.to_json()).unwrap(), config);
         }
     }

@@ -107,6 +107,23 @@ impl<'a> Run<'a> {
         estimate.step_from(terms, past, self.noise_at(draw, terms.noise)?)
     }
 
+    /// x after a step of these terms, and fresh noise of the variance that `v` chooses for each element between the two of `logs` (ln
+    /// beta-tilde, ln beta).
+    ///
+    /// # Errors
+    /// As [`Run::advance`].
+    pub fn advance_learned(
+        &mut self,
+        estimate: &Estimate,
+        terms: StepTerms,
+        (v, logs): (&Tensor, (f64, f64)),
+    ) -> Result<Tensor> {
+        let mean = estimate.step(terms, Noise::None)?;
+        // Noise alone: nothing of the mean.
+        let z = self.add_noise(&mean, 0.0, 1.0)?;
+        ops::learned_step(&mean, v, &z, logs)
+    }
+
     /// factor·x + deviation·z, with fresh noise z.
     ///
     /// # Errors

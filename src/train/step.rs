@@ -2,10 +2,10 @@
 //! and say where a number that is not finite came from.
 
 use crate::denoiser;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::Weighting;
 use crate::nn::Params;
-use crate::ops;
+use crate::ops::{self, VarianceTerms};
 use crate::optim::{self, Outcome};
 use crate::process::{Level, SchedulerConfig};
 use crate::rng::Address;
@@ -21,6 +21,8 @@ pub(super) struct Batch {
     pub(super) times: Vec<f32>,
     /// Factor of each row's squared error.
     pub(super) weights: Vec<f32>,
+    /// The bound of each row's step and half the distance of two levels of the data, for a network that chooses its variance.
+    bounds: Option<(Vec<VarianceTerms>, f64)>,
 }
 
 impl Batch {
@@ -43,7 +45,37 @@ impl Batch {
         let weigh = |(at, importance): (&Level, &f64)| Ok((weighting.of_output(*at)? * importance) as f32);
         let weights = levels.iter().zip(importance).map(weigh).collect::<Result<_>>()?;
         let times = levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
-        Ok(Batch { x0, input: noised.x_t, target, times, weights })
+        Ok(Batch { x0, input: noised.x_t, target, times, weights, bounds: None })
+    }
+
+    /// Adds `share` of the variational bound to the loss, which teaches the second half of the network's output (Nichol & Dhariwal 2021, eq. 16).
+    /// Each row is an estimate of the whole sum over T steps, in nats per dimension.
+    pub(super) fn with_bounds(
+        mut self,
+        weighting: &Weighting,
+        (levels, importance): (&[Level], &[f64]),
+        (share, half_bin): (f64, f64),
+    ) -> Result<Batch> {
+        let terms = levels.iter().zip(importance).map(|(at, importance)| {
+            let weight = share * weighting.steps() * importance;
+            Ok(VarianceTerms { weight, ..weighting.variance_terms(*at)? })
+        });
+        self.bounds = Some((terms.collect::<Result<_>>()?, half_bin));
+        Ok(self)
+    }
+
+    /// The loss of an output, and the unweighted squared error of each row.
+    fn loss(&self, net_out: Tensor) -> Result<(Tensor, Tensor)> {
+        let Some((terms, half_bin)) = &self.bounds else {
+            return ops::weighted_mse(&net_out, &self.target, &self.weights);
+        };
+        let (net_out, variance) = denoiser::split_variance(net_out, self.x0.shape().last_size())?;
+        let (simple, errors) = ops::weighted_mse(&net_out, &self.target, &self.weights)?;
+        let variance = variance.ok_or_else(|| {
+            Error::Shape("learned variance: the network's output wants twice the channels of its input".into())
+        })?;
+        let bound = ops::learned_variance(&net_out, &self.target, &variance, &self.x0, terms, *half_bin)?;
+        Ok((ops::add(&simple, &bound)?, errors))
     }
 
     /// Fills `grads` with those of the mean squared error of `net_out`, each row weighted; returns the loss and the norm
@@ -55,7 +87,7 @@ impl Batch {
         net_out: impl FnOnce() -> Result<Tensor>,
     ) -> Result<(Outcome, Tensor)> {
         grads.clear();
-        let ((loss, errors), tape) = Tape::record(|| ops::weighted_mse(&net_out()?, &self.target, &self.weights))?;
+        let ((loss, errors), tape) = Tape::record(|| self.loss(net_out()?))?;
         tape.backward_from_loss(&loss, grads)?;
         let norm = optim::global_norm(params, grads)?;
         Ok((Outcome { loss, norm }, errors))

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::loss::{self, DrawnTimes, TimeSampler, Weighting};
 use crate::nn::{ClassEmbed, ClassInput, Mode, Params, Precision, UNet, initialise};
 use crate::optim::{self, LrSchedule, Moments, Outcome, UpdateSettings};
-use crate::process::{Process, SchedulerConfig};
+use crate::process::{Process, SchedulerConfig, Variance};
 use crate::rng::{Address, Purpose};
 use crate::tape::{Grads, profile};
 use crate::tensor::{Dtype, Tensor};
@@ -190,7 +190,13 @@ impl<'a> Trainer<'a> {
         self.drawn = self.times.draw(seed, step, n);
         let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
         let drawn = (&self.drawn.levels[..], &self.drawn.importance[..]);
-        Batch::noised((&self.scheduler, &self.weighting), x0.to_device(self.device())?, drawn, address)
+        let batch = Batch::noised((&self.scheduler, &self.weighting), x0.to_device(self.device())?, drawn, address)?;
+        if self.scheduler.variance != Variance::LearnedRange {
+            return Ok(batch);
+        }
+        // Levels 0 to the largest value lie evenly on [−1, 1].
+        let half_bin = 1.0 / f64::from(self.dataset.max_value());
+        batch.with_bounds(&self.weighting, drawn, (self.config.vlb_share, half_bin))
     }
 
     /// Tells the times where the loss was large: the weighted errors of the batch that was drawn last, before their importance.

@@ -4,7 +4,7 @@ use super::super::measure::{derivative, largest, miss, order_miss};
 use super::super::{Bound, Identity};
 use crate::analytic::quadrature::GaussLegendre;
 use crate::error::Result;
-use crate::process::{BetaCurve, Custom, Discrete, Edm, Flow, Ou, Process, SubVp, Ve, Vp};
+use crate::process::{BetaCurve, Custom, Discrete, Edm, Flow, LinearLogSnr, Ou, Process, SubVp, Ve, Vp};
 
 pub(super) const IDENTITIES: &[Identity] = &[
     Identity {
@@ -84,6 +84,7 @@ fn processes() -> Result<Vec<Box<dyn Process>>> {
         Box::new(Ou::new(1.5, 0.8)?),
         Box::new(Edm::new(0.002, 80.0, 7.0)?),
         Box::new(Flow),
+        Box::new(LinearLogSnr::new(-8.0, 7.0)?),
         Box::new(Custom::new(move |t| angle(t).cos().ln(), move |t| angle(t).sin(), 1.0)?),
     ])
 }
