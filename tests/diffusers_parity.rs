@@ -25,12 +25,13 @@ fn ddim_through_the_unet_matches_diffusers_pipeline() {
     parity::assert_ddim_matches(Device::Cpu, 1e-5);
 }
 
-/// The fixtures' stand-in for a network: tanh(0.9·x + 0.001·t).
+/// The fixtures' stand-in for a network: tanh(0.9·x + 0.001·t), and tanh(x − 0.3) for the variance.
 struct Toy(Prediction);
 
 impl Denoiser for Toy {
     fn denoise(&self, x_t: &Tensor, at: Level) -> tweedie::Result<Estimate> {
         let out: Vec<f64> = x_t.host::<f64>()?.iter().map(|x| (0.9 * x + 0.001 * at.t).tanh()).collect();
+        let chosen: Vec<f64> = x_t.host::<f64>()?.iter().map(|x| (x - 0.3).tanh()).collect();
         Ok(Estimate {
             x_t: x_t.clone(),
             net_out: Tensor::from_slice(&out, x_t.shape())?,
@@ -38,7 +39,7 @@ impl Denoiser for Toy {
             eps: eps_coefficients(self.0, at)?,
             clip: None,
             x0_hat: None,
-            variance: None,
+            variance: Some(Tensor::from_slice(&chosen, x_t.shape())?),
         })
     }
 }

@@ -74,12 +74,23 @@ impl TimeSampler {
         Ok(TimeSampler { process, sampling, t_min, history: LossHistory::default() })
     }
 
-    /// The times of `n` images at a step. Those of uniform times depend on (seed, step, image) alone, stratified ones on `n` too, loss-aware
-    /// ones on the history.
+    /// The times of `n` images at a step: [`TimeSampler::redraw`] into new memory.
     pub fn draw(&self, seed: u64, step: u64, n: usize) -> DrawnTimes {
+        let mut drawn = DrawnTimes::default();
+        self.redraw(seed, step, n, &mut drawn);
+        drawn
+    }
+
+    /// Replaces `drawn` by the times of `n` images at a step. Those of uniform times depend on (seed, step, image) alone, stratified ones on `n` too, loss-aware
+    /// ones on the history.
+    pub fn redraw(&self, seed: u64, step: u64, n: usize, drawn: &mut DrawnTimes) {
         let address = Address::new(seed, Purpose::Time).step(step as usize);
-        let mut drawn = DrawnTimes { levels: Vec::with_capacity(n), importance: vec![1.0; n], bins: Vec::new() };
-        let shares = (self.sampling == TimeSampling::LossAware).then(|| self.history.shares());
+        drawn.levels.clear();
+        drawn.bins.clear();
+        drawn.importance.clear();
+        drawn.importance.resize(n, 1.0);
+        let shares = self.is_loss_aware().then(|| self.history.shares());
+        let offset = address.sample(0).uniform(0);
         for i in 0..n {
             let own = address.sample(i);
             let u = match (&shares, self.sampling) {
@@ -89,12 +100,11 @@ impl TimeSampler {
                     drawn.importance[i] = 1.0 / (shares.len() as f64 * shares[bin]);
                     (bin as f64 + own.uniform(1)) / shares.len() as f64
                 }
-                (None, TimeSampling::Stratified) => (address.sample(0).uniform(0) + i as f64 / n as f64).fract(),
+                (None, TimeSampling::Stratified) => (offset + i as f64 / n as f64).fract(),
                 _ => own.uniform(0),
             };
             drawn.levels.push(self.level(u));
         }
-        drawn
     }
 
     /// The level of a uniform number.

@@ -19,6 +19,8 @@ pub(super) struct Reporter {
     folder: ModelFolder,
     metrics: MetricsLog,
     recent: VecDeque<f64>,
+    /// What the training curve is called.
+    training: String,
     val_loss: Option<f64>,
 }
 
@@ -31,7 +33,9 @@ impl Reporter {
         let text = toml::to_string(&trainer.config).map_err(|e| Error::Usage(format!("settings: {e}")))?;
         let path = folder.path("config.toml");
         crate::io::write_atomically(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
-        Ok(Reporter { folder: folder.clone(), metrics, recent: VecDeque::with_capacity(100), val_loss: None })
+        let training = format!("training: weight {}, {}", trainer.config.weight, trainer.scheduler.prediction.name());
+        let recent = VecDeque::with_capacity(100);
+        Ok(Reporter { folder: folder.clone(), metrics, recent, training, val_loss: None })
     }
 
     pub(super) fn after_step(&mut self, t: &mut Trainer<'_>, report: &StepReport, is_last: bool) -> Result<()> {
@@ -107,18 +111,16 @@ impl Reporter {
             read_column(&path, "val_loss")?.iter().map(|(s, v)| (*s as f64, *v)).collect();
         let mut series = vec![
             Series { points: raw.clone(), faint: true, ..Series::default() },
-            Series { name: "training".into(), points: smoothed(&raw), ..Series::default() },
+            Series { name: self.training.clone(), points: smoothed(&raw), ..Series::default() },
         ];
         if !validation.is_empty() {
-            series.push(Series { name: "held out (averaged weights)".into(), points: validation, ..Series::default() });
+            series.push(Series {
+                name: "held out: error of eps (averaged weights)".into(),
+                points: validation,
+                ..Series::default()
+            });
         }
-        let axes = Axes {
-            title: "Denoising loss",
-            x_label: "step",
-            y_label: "mean squared error",
-            log_y: true,
-            ..Axes::default()
-        };
+        let axes = Axes { title: "Denoising loss", x_label: "step", y_label: "loss", log_y: true, ..Axes::default() };
         plot_lines(self.folder.path("loss.png"), &axes, &series)
     }
 }

@@ -21,7 +21,7 @@ use std::time::Instant;
 pub struct StepReport {
     /// Index of the step, from 0.
     pub step: u64,
-    /// Mean squared error of the network's prediction.
+    /// Mean squared error of the network's prediction, weighted as the run's settings say.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
@@ -187,7 +187,7 @@ impl<'a> Trainer<'a> {
         } else {
             self.loader.fill(step, x0.host_mut()?, &mut [])?;
         }
-        self.drawn = self.times.draw(seed, step, n);
+        self.times.redraw(seed, step, n, &mut self.drawn);
         let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
         let drawn = (&self.drawn.levels[..], &self.drawn.importance[..]);
         let batch = Batch::noised((&self.scheduler, &self.weighting), x0.to_device(self.device())?, drawn, address)?;
