@@ -38,8 +38,10 @@ fn every_weight_trains_resumes_and_belongs_to_the_run() {
             succeed(TRAIN, ["--out", text(model.path()), "--resume", "--steps", "6"]);
             let losses = losses(model.path());
             assert!(losses.len() == 6 && losses.iter().all(|l| l.is_finite() && *l > 0.0), "{weight}: {losses:?}");
-            let changed = run(TRAIN, ["--out", text(model.path()), "--resume", "--weight", "simple"]);
-            changed.refuses(2, &[&format!("weight = \"{weight}\", now \"simple\"")]);
+            if own.is_empty() {
+                let changed = run(TRAIN, ["--out", text(model.path()), "--resume", "--weight", "simple"]);
+                changed.refuses(2, &[&format!("weight = \"{weight}\", now \"simple\"")]);
+            }
         }
     }
 }

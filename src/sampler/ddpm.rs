@@ -38,7 +38,7 @@ pub fn ddpm(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, variance: Variance, n
                 let log = |variance: f64| variance.max(1e-20).ln();
                 let logs = (log(to.sigma.powi(2) * fresh), log(from.sigma.powi(2) * fresh));
                 x = run.advance_learned(&estimate, at.posterior(0.0), (v, logs))?;
-                run.finish_step((step, steps), at, &x, &estimate)?;
+                x = run.finish_step((step, steps), at, x, &estimate)?;
                 continue;
             }
         };

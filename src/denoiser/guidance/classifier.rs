@@ -53,7 +53,7 @@ fn shifted(estimate: Estimate, gradient: &Tensor, at: Level, scale: f64) -> Resu
         return Ok(Estimate { net_out, ..estimate });
     }
     let x0_hat = add(&estimate.x0_hat()?, scale * at.sigma.powi(2) / at.alpha)?;
-    Ok(Estimate::of_x0(estimate.x_t, x0_hat, at))
+    Ok(Estimate { variance: estimate.variance, ..Estimate::of_x0(estimate.x_t, x0_hat, at) })
 }
 
 impl<D: Denoiser, C: ClassScore> Denoiser for ClassifierGuided<D, C> {

@@ -41,7 +41,8 @@ impl Pair for ClassifierFree<'_> {
         let n = x_t.shape().first().copied().unwrap_or(0);
         let both = self.doubled.denoise(&twice(x_t)?, at)?;
         let half =
-            |first: usize| Ok(Estimate { x_t: x_t.clone(), net_out: both.net_out.rows(first, n)?, ..both.clone() });
+            |first: usize| let variance = both.variance.as_ref().map(|v| v.rows(first, n)).transpose()?;
+            Ok(Estimate { x_t: x_t.clone(), net_out: both.net_out.rows(first, n)?, variance, ..both.clone() });
         Ok([half(0)?, half(n)?])
     }
 

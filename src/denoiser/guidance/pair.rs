@@ -92,7 +92,8 @@ impl<P: Pair> Guided<P> {
         if at.sigma == 0.0 {
             return Err(Error::Usage("guidance: clean data (sigma = 0) cannot be estimated".into()));
         }
-        Ok(Estimate::of_x0(towards.x_t.clone(), mix(&towards.x0_hat()?, &away.x0_hat()?)?, at))
+        let x0_hat = mix(&towards.x0_hat()?, &away.x0_hat()?)?;
+        Ok(Estimate { variance: towards.variance, ..Estimate::of_x0(towards.x_t, x0_hat, at) })
     }
 
     fn rescaled(&self, mixed: &Tensor, towards: &Tensor) -> Result<Tensor> {
