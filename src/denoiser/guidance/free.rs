@@ -40,9 +40,10 @@ impl Pair for ClassifierFree<'_> {
     fn both(&self, x_t: &Tensor, at: Level) -> Result<[Estimate; 2]> {
         let n = x_t.shape().first().copied().unwrap_or(0);
         let both = self.doubled.denoise(&twice(x_t)?, at)?;
-        let half =
-            |first: usize| let variance = both.variance.as_ref().map(|v| v.rows(first, n)).transpose()?;
-            Ok(Estimate { x_t: x_t.clone(), net_out: both.net_out.rows(first, n)?, variance, ..both.clone() });
+        let half = |first: usize| -> Result<Estimate> {
+            let variance = both.variance.as_ref().map(|v| v.rows(first, n)).transpose()?;
+            Ok(Estimate { x_t: x_t.clone(), net_out: both.net_out.rows(first, n)?, variance, ..both.clone() })
+        };
         Ok([half(0)?, half(n)?])
     }
 
