@@ -7,6 +7,7 @@
 
 mod ddim;
 mod ddpm;
+pub(crate) mod dormand_prince;
 mod dpmpp_2m;
 mod draw;
 mod edm;

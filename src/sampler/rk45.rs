@@ -1,5 +1,6 @@
 //! The adaptive method of Dormand and Prince (1980), orders 5 and 4, for the probability-flow ODE in the angle.
 
+use super::dormand_prince::{ATTEMPTS, ERROR, NODES, STAGES, next_step};
 use super::ode::along;
 use super::{Grid, GridStep, Run};
 use crate::denoiser::{Estimate, StepTerms};
@@ -8,23 +9,6 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Noise, ReverseStep, StepInputs};
 use crate::process::Level;
 use crate::tensor::Tensor;
-
-/// Nodes, and the rows of the tableau below the first; the last row is also the fifth-order solution.
-const NODES: [f64; 7] = [0.0, 0.2, 0.3, 0.8, 8.0 / 9.0, 1.0, 1.0];
-const STAGES: [&[f64]; 6] = [
-    &[0.2],
-    &[3.0 / 40.0, 9.0 / 40.0],
-    &[44.0 / 45.0, -56.0 / 15.0, 32.0 / 9.0],
-    &[19372.0 / 6561.0, -25360.0 / 2187.0, 64448.0 / 6561.0, -212.0 / 729.0],
-    &[9017.0 / 3168.0, -355.0 / 33.0, 46732.0 / 5247.0, 49.0 / 176.0, -5103.0 / 18656.0],
-    &[35.0 / 384.0, 0.0, 500.0 / 1113.0, 125.0 / 192.0, -2187.0 / 6784.0, 11.0 / 84.0],
-];
-/// Fifth order minus fourth.
-const ERROR: [f64; 7] =
-    [71.0 / 57600.0, 0.0, -71.0 / 16695.0, 71.0 / 1920.0, -17253.0 / 339_200.0, 22.0 / 525.0, -1.0 / 40.0];
-
-/// Attempts of one sample before giving up.
-const ATTEMPTS: usize = 10_000;
 
 /// One sample on its way: z = x/radius at an angle, its slope there, and the next step.
 struct Lane {
@@ -148,7 +132,6 @@ fn attempt_step(
         if !error.is_finite() {
             return Err(Error::NonFinite(format!("rk45: the slope at angle {} is not finite", lane.angle)));
         }
-        let factor = (0.9 * error.max(1e-10).powf(-0.2)).clamp(0.2, 5.0);
         if error <= 1.0 {
             lane.z = next[i].clone();
             lane.angle = if lane.angle + steps[i] == end { end } else { lane.angle + steps[i] };
@@ -156,7 +139,7 @@ fn attempt_step(
                 lane.slope = slope;
             }
         }
-        lane.step = steps[i] * factor;
+        lane.step = next_step(steps[i], error);
     }
     Ok(())
 }
