@@ -19,7 +19,9 @@
 //! # Ok::<(), tweedie::Error>(())
 //! ```
 
+mod bernoulli;
 mod cauchy;
+pub mod divergence;
 pub mod fokker_planck;
 pub mod gaussian;
 pub mod inverse;
@@ -27,5 +29,6 @@ pub mod quadrature;
 pub mod sde;
 pub mod statistics;
 
+pub use bernoulli::Bernoulli;
 pub use cauchy::Cauchy;
 pub use gaussian::Mixture;
