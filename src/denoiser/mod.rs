@@ -1,11 +1,13 @@
 //! Denoisers: D(x_t, t) → x0_hat. Samplers see nothing else.
 
 pub mod guidance;
+mod jacobian;
 mod network;
 pub mod oracle;
 mod predict;
 mod threshold;
 
+pub use jacobian::Differentiable;
 pub use network::{MlpDenoiser, NetworkDenoiser};
 pub use predict::{eps_coefficients, loss_weight, target, x0_coefficients};
 pub use threshold::Threshold;
