@@ -26,6 +26,7 @@ pub mod error;
 pub mod eval;
 pub mod io;
 pub(crate) mod kernels;
+pub mod likelihood;
 pub mod loss;
 pub mod nn;
 pub mod ops;

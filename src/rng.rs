@@ -42,6 +42,8 @@ pub enum Purpose {
     Path = 14,
     /// The noise of what is known of a sample.
     Known = 15,
+    /// Levels, noise, probes and dequantisation of a likelihood.
+    Likelihood = 16,
 }
 
 /// Where a block of random numbers lives.

@@ -16,7 +16,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (5, &["nn", "optim"]),
     (6, &["denoiser"]),
     (7, &["loss", "sampler", "discrete"]),
-    (8, &["data", "io", "eval"]),
+    (8, &["data", "io", "likelihood", "eval"]),
     (9, &["config", "pipeline", "train", "verify", "cli", "testing"]),
 ];
 
@@ -33,6 +33,7 @@ const ALSO: &[(&str, &str)] = &[
     ("io", "data"),
     ("eval", "data"),
     ("eval", "io"),
+    ("eval", "likelihood"),
     ("ops", "testing"), // every room registers its oracle and case table there
     ("pipeline", "config"),
     ("cli", "pipeline"),
