@@ -22,6 +22,7 @@ use tweedie::{Error, Result, cli};
     after_help = "Examples:
   eval --model runs/digits --metric loss
   eval --model runs/digits --metric loss --weights raw --count 100 --json
+  eval --model runs/digits --metric bpd --metric ode-bpd --count 60
   eval --model runs/digits --forward in.safetensors --out out.safetensors"
 )]
 struct Args {
@@ -31,7 +32,8 @@ struct Args {
     /// Data set [default: the one the model was trained on]
     #[arg(long)]
     data: Option<String>,
-    /// What to measure: loss (mean eps-loss on held-out images); may be repeated [default: loss]
+    /// What to measure on held-out images: loss (mean eps-loss), bpd (variational bound in bits/dim, split in L_T, L_{t-1} and L_0), ode-bpd
+    /// (density of the probability-flow ODE in bits/dim, of dequantised images); may be repeated [default: loss]
     #[arg(long)]
     metric: Vec<String>,
     /// Run the network once: x [n,h,w,c], t [n], optional class_labels [n]; writes net_out [n,h,w,c]
@@ -46,9 +48,11 @@ struct Args {
     /// ema (the moving average) or raw
     #[arg(long, default_value = "ema")]
     weights: String,
-    /// Seed of times and noise
+    /// Seed of times, noise, probes and dequantisation
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    likelihood: cli::LikelihoodFlags,
     /// auto (a GPU if there is one), cpu, cuda or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: String,
@@ -66,6 +70,8 @@ struct Args {
     json: bool,
 }
 
+const METRICS: [&str; 3] = ["loss", "bpd", "ode-bpd"];
+
 fn main() -> ExitCode {
     let args = Args::parse();
     cli::exit(cli::with_threads(args.threads, || run(&args)))
@@ -78,8 +84,8 @@ fn run(args: &Args) -> Result<()> {
     if args.count == Some(0) {
         return Err(Error::Usage("--count 0: expected at least 1".into()));
     }
-    if let Some(name) = args.metric.iter().find(|m| *m != "loss") {
-        return Err(unknown_name("metric", name, &["loss"]));
+    if let Some(name) = args.metric.iter().find(|m| !METRICS.contains(&m.as_str())) {
+        return Err(unknown_name("metric", name, &METRICS));
     }
     let weights = cli::weights_flag(&args.weights)?;
     let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?.with_precision(precision);
@@ -107,19 +113,40 @@ fn measure(args: &Args, pipeline: &Pipeline) -> Result<()> {
             "--data {spec}: images of {d:?}, the model wants {m:?} (height, width, channels)"
         )));
     }
-    let options = LossOptions { images: args.count.unwrap_or(usize::MAX), seed: args.seed, ..LossOptions::default() };
-    let loss = denoising_loss(pipeline.unet(), pipeline.params(), pipeline.scheduler(), &data, &options)?;
-    if args.json {
-        let mut map = Map::new();
-        map.insert("model".into(), json!(args.model));
-        map.insert("data".into(), json!(spec));
-        map.insert("loss".into(), serde_json::to_value(&loss).map_err(|e| Error::Model(format!("report: {e}")))?);
-        cli::print_line(&Value::Object(map).to_string());
-    } else {
-        println!(
+    let asks = |name: &str| args.metric.iter().any(|m| m == name) || (name == "loss" && args.metric.is_empty());
+    let mut map = Map::new();
+    map.insert("model".into(), json!(args.model));
+    map.insert("data".into(), json!(spec));
+    let mut add = |name: &str, report: serde_json::Result<Value>, text: &str| {
+        map.insert(name.into(), report.map_err(|e| Error::Model(format!("report: {e}")))?);
+        if !args.json {
+            println!("{text}");
+        }
+        Ok::<(), Error>(())
+    };
+    if asks("loss") {
+        let images = args.count.unwrap_or(usize::MAX);
+        let options = LossOptions { images, seed: args.seed, ..LossOptions::default() };
+        let loss = denoising_loss(pipeline.unet(), pipeline.params(), pipeline.scheduler(), &data, &options)?;
+        let text = format!(
             "loss  {:.5} ± {:.5}  (mean eps-loss, {} held-out images × {} levels, seed {})",
             loss.mean, loss.standard_error, loss.images, loss.draws, loss.seed
         );
+        add("loss", serde_json::to_value(&loss), &text)?;
+    }
+    if asks("bpd") || asks("ode-bpd") {
+        let measured = cli::measured(pipeline, &data, &args.likelihood, args.count, args.seed)?;
+        if asks("bpd") {
+            let (report, text) = cli::bpd(&measured, &args.likelihood, &args.model)?;
+            add("bpd", serde_json::to_value(&report), &text)?;
+        }
+        if asks("ode-bpd") {
+            let (report, text) = cli::ode_bpd(&measured, &args.likelihood)?;
+            add("ode_bpd", serde_json::to_value(&report), &text)?;
+        }
+    }
+    if args.json {
+        cli::print_line(&Value::Object(map).to_string());
     }
     Ok(())
 }

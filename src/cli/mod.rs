@@ -4,6 +4,10 @@ mod edit;
 mod output;
 
 pub use edit::EditArgs;
+mod likelihood;
+mod output;
+
+pub use likelihood::{LikelihoodFlags, bpd, measured, ode_bpd};
 pub use output::{OutputKind, write_samples, write_trajectory};
 
 use crate::device::Device;

@@ -1,7 +1,12 @@
 //! Measurements of a trained model.
 
+mod bits;
 mod coverage;
 mod loss;
 
+pub use bits::{
+    Bits, BoundKind, BpdOptions, BpdReport, CurvePoint, DecoderKind, Measured, OdeReport, bits_per_dim_of,
+    independent_pixel_bits, ode_bits_per_dim, uniform_bits,
+};
 pub use coverage::{CoverageReport, coverage, duplicate_rate, expected_coverage};
 pub use loss::{LossOptions, LossReport, denoising_loss};

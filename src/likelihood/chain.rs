@@ -112,11 +112,18 @@ pub enum ReverseVariance {
     Given(Vec<f64>),
 }
 
-impl From<Variance> for ReverseVariance {
-    fn from(variance: Variance) -> ReverseVariance {
+impl TryFrom<Variance> for ReverseVariance {
+    type Error = Error;
+
+    /// # Errors
+    /// [`Error::Usage`] for a learned variance, which is another one for every element of every step.
+    fn try_from(variance: Variance) -> Result<ReverseVariance> {
         match variance {
-            Variance::FixedSmall => ReverseVariance::BetaTilde,
-            Variance::FixedLarge => ReverseVariance::Beta,
+            Variance::FixedSmall => Ok(ReverseVariance::BetaTilde),
+            Variance::FixedLarge => Ok(ReverseVariance::Beta),
+            Variance::LearnedRange => Err(Error::Usage(
+                "vlb: the model's variance is learned (learned_range), of which this bound knows nothing; say --variance small or large".into(),
+            )),
         }
     }
 }
@@ -232,6 +239,11 @@ impl Chain {
     /// Standard deviation of p(x_T).
     pub fn prior_std(&self) -> f64 {
         self.prior_std
+    }
+
+    /// The time of each step's level t, and the part of its KL that the variances alone make, for each dimension in nats.
+    pub fn constants(&self) -> Vec<(f64, f64)> {
+        self.links.iter().map(|link| (link.transition.from().time, link.constant())).collect()
     }
 
     pub(super) fn links(&self) -> &[Link] {

@@ -121,8 +121,7 @@ pub fn ode_log_density(
     let (first, last) = (process.level(process.min_time()), process.level(1.0));
     let mut lanes = start(&flow, x, samples, (first, last), options.trace)?;
     for attempt in 0.. {
-        let active: Vec<usize> = (0..n).filter(|i| lanes[*i].angle != last.angle()).collect();
-        if active.is_empty() {
+        if lanes.iter().all(|lane| lane.angle == last.angle()) {
             break;
         }
         if attempt == ATTEMPTS {
@@ -130,7 +129,7 @@ pub fn ode_log_density(
                 "ode likelihood: {ATTEMPTS} steps did not reach the end; use a larger --tolerance"
             )));
         }
-        attempt_step(&flow, process, &mut lanes, &active, last, options.tolerance)?;
+        attempt_step(&flow, process, &mut lanes, last, options.tolerance)?;
     }
     let stretch = last.radius().ln() - first.radius().ln();
     Ok(lanes
@@ -288,57 +287,49 @@ fn start(
         .collect())
 }
 
-/// One attempted step of the points `active`.
-fn attempt_step(
-    flow: &Flow<'_>,
-    process: &dyn Process,
-    lanes: &mut [Lane],
-    active: &[usize],
-    last: Level,
-    tolerance: f64,
-) -> Result<()> {
+/// One attempted step of every point that has not arrived. The others are evaluated where they are, and ignored: a class-conditional network
+/// wants a row for each of its labels.
+fn attempt_step(flow: &Flow<'_>, process: &dyn Process, lanes: &mut [Lane], last: Level, tolerance: f64) -> Result<()> {
     let end = last.angle();
     let step_of = |lane: &Lane| {
         if end - lane.angle <= lane.step * (1.0 + 1e-9) { end - lane.angle } else { lane.step }
     };
-    let steps: Vec<f64> = active.iter().map(|i| step_of(&lanes[*i])).collect();
-    let views: Vec<&[Vec<f64>]> = active.iter().map(|i| lanes[*i].probes.as_slice()).collect();
-    let mut slopes: Vec<Vec<Slope>> = active.iter().map(|i| vec![lanes[*i].slope.clone()]).collect();
+    let steps: Vec<f64> = lanes.iter().map(step_of).collect();
+    let views: Vec<&[Vec<f64>]> = lanes.iter().map(|lane| lane.probes.as_slice()).collect();
+    let mut slopes: Vec<Vec<Slope>> = lanes.iter().map(|lane| vec![lane.slope.clone()]).collect();
     let mut next: Vec<(Vec<f64>, f64)> = Vec::new();
     for (row, node) in STAGES.iter().zip(&NODES[1..]) {
-        let at: Vec<Level> = active
-            .iter()
-            .zip(&steps)
-            .map(|(i, step)| {
-                let angle = lanes[*i].angle + node * step;
-                let arrives = *node == 1.0 && lanes[*i].angle + step == end;
-                if arrives { last } else { process.level_at(-angle.tan().ln()) }
-            })
-            .collect();
-        let moved = active.iter().zip(&steps).zip(&slopes);
-        next = moved.map(|((i, step), slopes)| combine(&lanes[*i].z, lanes[*i].integral, *step, row, slopes)).collect();
+        let level = |(lane, step): (&Lane, &f64)| {
+            let angle = lane.angle + node * step;
+            let arrives = *step == 0.0 || (*node == 1.0 && lane.angle + step == end);
+            if arrives { last } else { process.level_at(-angle.tan().ln()) }
+        };
+        let at: Vec<Level> = lanes.iter().zip(&steps).map(level).collect();
+        let parts = lanes.iter().zip(&steps).zip(&slopes);
+        next = parts.map(|((lane, step), slopes)| combine(&lane.z, lane.integral, *step, row, slopes)).collect();
         let z: Vec<Vec<f64>> = next.iter().map(|(z, _)| z.clone()).collect();
         for (list, slope) in slopes.iter_mut().zip(flow.slopes(&z, &at, &views)?) {
             list.push(slope);
         }
     }
-    for (k, (&i, (z, integral))) in active.iter().zip(next).enumerate() {
-        let lane = &mut lanes[i];
-        let zero = vec![0.0; z.len()];
-        let error = combine(&zero, 0.0, steps[k], &ERROR, &slopes[k]);
+    for ((lane, step), ((z, integral), mut slopes)) in lanes.iter_mut().zip(steps).zip(next.into_iter().zip(slopes)) {
+        if lane.angle == end {
+            continue;
+        }
+        let error = combine(&vec![0.0; z.len()], 0.0, step, &ERROR, &slopes);
         let size = error_size(&error, (&lane.z, lane.integral), (&z, integral), tolerance);
         if !size.is_finite() {
             return Err(Error::NonFinite(format!("ode likelihood: the slope at angle {} is not finite", lane.angle)));
         }
         lane.evaluations += STAGES.len();
         if size <= 1.0 {
-            lane.angle = if lane.angle + steps[k] == end { end } else { lane.angle + steps[k] };
+            lane.angle = if lane.angle + step == end { end } else { lane.angle + step };
             (lane.z, lane.integral) = (z, integral);
-            if let Some(slope) = slopes[k].pop() {
+            if let Some(slope) = slopes.pop() {
                 lane.slope = slope;
             }
         }
-        lane.step = next_step(steps[k], size);
+        lane.step = next_step(step, size);
     }
     Ok(())
 }
