@@ -114,7 +114,7 @@ pub fn bpd(m: &Measured<'_>, flags: &LikelihoodFlags, folder: &Path) -> Result<(
         return Err(Error::Usage("--draws 0: expected at least 1".into()));
     }
     let variance = flags.variance.as_deref().map_or(Ok(m.scheduler.variance), super::variance_flag)?;
-    let options = BpdOptions { bound, variance: variance.into(), decoder, draws: flags.draws, decoder_draws: 4 };
+    let options = BpdOptions { bound, variance: variance.try_into()?, decoder, draws: flags.draws, decoder_draws: 4 };
     let report = with_bar(|progress| bits_per_dim_of(m, &options, progress))?;
     let path = flags.plot.clone().unwrap_or_else(|| folder.join("bpd.png"));
     draw(&path, &report)?;

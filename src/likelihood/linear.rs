@@ -89,8 +89,17 @@ impl LinearChain {
     /// # Errors
     /// Never for a chain that could be built.
     pub fn bound(&self, x0: f64) -> Result<f64> {
+        Ok(self.parts(x0)?.iter().sum())
+    }
+
+    /// The same as L_T, Σ L_{t−1} and L_0.
+    ///
+    /// # Errors
+    /// As [`LinearChain::bound`].
+    pub fn parts(&self, x0: f64) -> Result<[f64; 3]> {
         let top = self.levels[self.levels.len() - 1];
-        let mut sum = kl_diagonal(&[top.alpha * x0], &[top.sigma.powi(2)], &[0.0], &[self.prior_variance])?;
+        let terminal = kl_diagonal(&[top.alpha * x0], &[top.sigma.powi(2)], &[0.0], &[self.prior_variance])?;
+        let mut diffusion = 0.0;
         for (pair, step) in self.levels.windows(2).zip(&self.steps[1..]) {
             let (to, from) = (pair[0], pair[1]);
             // q(x_s | x_t, x0) = N(x·x_t + z·x0, tilde); both means are affine in x_t ~ N(alpha·x0, sigma²).
@@ -100,11 +109,11 @@ impl LinearChain {
             let z = to.alpha - x * from.alpha;
             let at_mean = (step.keep - x) * from.alpha * x0 + step.shift - z * x0;
             let square = at_mean.powi(2) + ((step.keep - x) * from.sigma).powi(2);
-            sum += kl_diagonal(&[0.0], &[tilde], &[0.0], &[step.variance])? + 0.5 * square / step.variance;
+            diffusion += kl_diagonal(&[0.0], &[tilde], &[0.0], &[step.variance])? + 0.5 * square / step.variance;
         }
         let (first, last) = (self.levels[0], self.steps[0]);
         let square = (last.shift + last.keep * first.alpha * x0 - x0).powi(2) + (last.keep * first.sigma).powi(2);
-        Ok(sum + 0.5 * ((TAU * last.variance).ln() + square / last.variance))
+        Ok([terminal, diffusion, 0.5 * ((TAU * last.variance).ln() + square / last.variance)])
     }
 
     /// KL(q(x_1…x_T | x0) ‖ p(x_1…x_T | x0)), from the two joint Gaussians: what the bound loses.

@@ -14,6 +14,7 @@ mod chain;
 mod ddim;
 mod denoising;
 mod guidance;
+mod likelihood;
 mod losses;
 mod measure;
 mod network;
@@ -108,7 +109,13 @@ pub fn all() -> Vec<Identity> {
         ode::IDENTITIES,
         network::IDENTITIES,
     ];
-    let parts = parts.into_iter().chain(sde::PARTS).chain(ddim::PARTS).chain(losses::PARTS).chain(guidance::PARTS);
+    let parts = parts
+        .into_iter()
+        .chain(sde::PARTS)
+        .chain(ddim::PARTS)
+        .chain(losses::PARTS)
+        .chain(likelihood::PARTS)
+        .chain(guidance::PARTS);
     let mut list: Vec<Identity> = parts.flatten().map(Identity::copy).collect();
     list.sort_by_key(|identity| item_number(identity.id));
     list
