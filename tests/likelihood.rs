@@ -46,11 +46,14 @@ fn parts_sum_to_the_whole_and_the_curve_to_its_part() {
 }
 
 #[test]
-fn results_do_not_depend_on_threads_and_begin_with_those_of_fewer_images() {
+fn results_do_not_depend_on_threads_but_on_the_seed_and_the_class() {
     let of = |flags: &[&str]| both(model(), &[flags, &["--draws", "3", "--json"]].concat()).json();
     let one = of(&["--count", "3", "--threads", "1"]);
     assert_eq!(one, of(&["--count", "3", "--threads", "2"]));
     assert_ne!(one["bpd"], of(&["--count", "3", "--seed", "1"])["bpd"]);
+    let null = of(&["--count", "3", "--class", "none"]);
+    assert_eq!(null["bpd"]["class"], "null class");
+    assert_ne!(null["bpd"]["total"], one["bpd"]["total"]);
     let printed = both(model(), &["--count", "3", "--draws", "3"]).stdout;
     for part in ["bits/dim  (upper bound of a probability", "L_T", "L_{t-1}", "L_0", "(a density, not a probability"] {
         assert!(printed.contains(part), "\"{part}\" is not in {printed}");

@@ -65,7 +65,7 @@ pub fn measured<'a>(
             data.name()
         )));
     }
-    let class = match (flags.class.as_str(), pipeline.unet().config().class_embed) {
+    let null_class = match (flags.class.as_str(), pipeline.unet().config().class_embed) {
         ("true", _) | ("none", ClassEmbed::None) => None,
         ("none", ClassEmbed::Table(rows)) => {
             let own = pipeline.description();
@@ -84,7 +84,7 @@ pub fn measured<'a>(
         params: pipeline.params(),
         scheduler: pipeline.scheduler(),
         data,
-        class,
+        null_class,
         images: count.unwrap_or(usize::MAX),
         batch: 60,
         seed,

@@ -26,8 +26,8 @@ pub struct Measured<'a> {
     pub scheduler: &'a SchedulerConfig,
     /// The images: those held out are measured.
     pub data: &'a Dataset,
-    /// The class that every image is said to have; each its own if not said.
-    pub class: Option<u32>,
+    /// The null class's number, to measure every image without its class; each is told its own label if not said.
+    pub null_class: Option<u32>,
     /// Held-out images used, at most.
     pub images: usize,
     /// Images of one evaluation; the result does not depend on it.
@@ -108,7 +108,7 @@ pub struct BpdReport {
     pub decoder_name: &'static str,
     /// Pixel levels of the data.
     pub pixel_levels: usize,
-    /// `true label`, the class's number, or `none`.
+    /// What the network was told: `true label`, `null class`, or `none` for a model without classes.
     pub class: String,
     /// Images used.
     pub images: usize,
@@ -310,10 +310,10 @@ impl Measured<'_> {
     }
 
     fn class_name(&self) -> String {
-        match (self.unet.config().class_embed == ClassEmbed::None, self.class) {
+        match (self.unet.config().class_embed == ClassEmbed::None, self.null_class) {
             (true, _) => "none".into(),
             (false, None) => "true label".into(),
-            (false, Some(class)) => format!("class {class} for all"),
+            (false, Some(_)) => "null class".into(),
         }
     }
 
@@ -338,7 +338,7 @@ impl Measured<'_> {
                 let index = self.data.held_out()[*sample as usize] as usize;
                 self.data.copy_image(index, out);
                 if is_conditional {
-                    labels.push(self.class.or_else(|| self.data.label(index)).ok_or_else(|| {
+                    labels.push(self.null_class.or_else(|| self.data.label(index)).ok_or_else(|| {
                         let name = self.data.name();
                         Error::Data(format!("data set \"{name}\": the model wants class labels, it has none"))
                     })?);
