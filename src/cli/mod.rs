@@ -1,12 +1,10 @@
 //! What the programs share: errors and exit codes, threads, progress bars, sampler flags, and files by their ending.
 
 mod edit;
-mod output;
-
-pub use edit::EditArgs;
 mod likelihood;
 mod output;
 
+pub use edit::EditArgs;
 pub use likelihood::{LikelihoodFlags, bpd, measured, ode_bpd};
 pub use output::{OutputKind, write_samples, write_trajectory};
 
