@@ -22,6 +22,7 @@ pub mod config;
 pub mod data;
 pub mod denoiser;
 pub mod device;
+pub mod discrete;
 pub mod error;
 pub mod eval;
 pub mod io;

@@ -47,7 +47,7 @@ pub enum Purpose {
 }
 
 /// Where a block of random numbers lives.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The run's seed: the Philox key.
     pub seed: u64,
@@ -97,20 +97,21 @@ impl Address {
         philox4x32([block, self.sample, self.step, self.last_counter()], self.seed)
     }
 
-    /// A uniform number in [0, 1) with 53 bits; its own element index, two integers each.
-    pub fn uniform(self, element: usize) -> f64 {
+    /// 64 random bits; its own element index, two integers each.
+    pub fn word(self, element: usize) -> u64 {
         let bits = self.bits((element / 2) as u32);
         let pair = 2 * (element % 2);
-        let word = (u64::from(bits[pair]) << 32) | u64::from(bits[pair + 1]);
-        (word >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        (u64::from(bits[pair]) << 32) | u64::from(bits[pair + 1])
+    }
+
+    /// A uniform number in [0, 1) with 53 bits: the upper ones of the element's [`Address::word`].
+    pub fn uniform(self, element: usize) -> f64 {
+        (self.word(element) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
     /// A uniform integer in `0..bound` (Lemire's multiply-shift on 64 bits; bias below 2^-32 for bounds below 2^32).
     pub fn below(self, element: usize, bound: usize) -> usize {
-        let bits = self.bits((element / 2) as u32);
-        let pair = 2 * (element % 2);
-        let word = (u64::from(bits[pair]) << 32) | u64::from(bits[pair + 1]);
-        ((u128::from(word) * bound as u128) >> 64) as usize
+        ((u128::from(self.word(element)) * bound as u128) >> 64) as usize
     }
 
     /// Fills `out` with standard normals: element `i` of the address goes to `out[i]`.
