@@ -1,4 +1,4 @@
-//! Data sets: 8-bit images, their labels, and which of them are held out; and toy points of the plane.
+//! Data sets: 8-bit images, their labels, and which of them are held out; text as tokens; and toy points of the plane.
 
 pub mod idx;
 pub mod loader;
@@ -8,9 +8,11 @@ mod fingerprint;
 mod flags;
 mod idx_folder;
 mod split;
+mod text;
 mod toys;
 
 pub use loader::Loader;
+pub use text::{MASK_SYMBOL, TextSet, Tokenizer, TokenizerKind};
 pub use toys::Toy;
 
 use std::path::Path;

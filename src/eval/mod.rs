@@ -1,8 +1,9 @@
-//! Measurements of a trained model.
+//! Measurements of a trained model, and what it must beat.
 
 mod bits;
 mod coverage;
 mod loss;
+mod ngram;
 
 pub use bits::{
     Bits, BoundKind, BpdOptions, BpdReport, CurvePoint, DecoderKind, Measured, OdeReport, bits_per_dim_of,
@@ -10,3 +11,4 @@ pub use bits::{
 };
 pub use coverage::{CoverageReport, coverage, duplicate_rate, expected_coverage};
 pub use loss::{LossOptions, LossReport, denoising_loss};
+pub use ngram::WittenBell;
