@@ -13,6 +13,7 @@ mod basics;
 mod chain;
 mod ddim;
 mod denoising;
+mod discrete;
 mod guidance;
 mod likelihood;
 mod losses;
@@ -115,7 +116,8 @@ pub fn all() -> Vec<Identity> {
         .chain(ddim::PARTS)
         .chain(losses::PARTS)
         .chain(likelihood::PARTS)
-        .chain(guidance::PARTS);
+        .chain(guidance::PARTS)
+        .chain(discrete::PARTS);
     let mut list: Vec<Identity> = parts.flatten().map(Identity::copy).collect();
     list.sort_by_key(|identity| item_number(identity.id));
     list
