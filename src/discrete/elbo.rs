@@ -181,7 +181,8 @@ mod tests {
             let got = bits_per_token(model, model.graph(), noise, &sequences, &options(64)).unwrap();
             let want = (model.entropy() + model.prior_divergence(noise.sigma_bar(1.0))) / (3.0 * LN_2);
             let z = (got.bits - want) / got.standard_error;
-            assert!(z.abs() < 4.0 && got.standard_error < 0.02, "{got:?} against {want}");
+            // An error of 3 % of the bound, or two different laws of the times, must show.
+            assert!(z.abs() < 4.0 && got.standard_error < 0.03 * want, "{got:?} against {want}");
             // The numbers of a sequence do not depend on its batch.
             let other = bits_per_token(model, model.graph(), noise, &sequences, &options(7)).unwrap();
             assert_eq!(got.bits.to_bits(), other.bits.to_bits());

@@ -3,8 +3,9 @@
 //! R(y, x) is the rate from x into y. Sequences have one such process for each token, independent of the others, so nothing of size S^L is
 //! ever made: two sequences that differ in more than one token have rate 0 (item 75).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown_name};
 use nalgebra::DMatrix;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What one token does under noise. States are `0..S`: the K symbols, and the mask K where there is one.
@@ -54,6 +55,46 @@ pub trait Graph: Send + Sync {
             others.map(|y| self.rate(x, y) * most_likely(y, x)).sum::<f64>()
         };
         (0..states).map(leaving).fold(0.0, f64::max)
+    }
+}
+
+/// The graphs by their command-line names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphKind {
+    /// [`Uniform`].
+    Uniform,
+    /// [`Absorbing`].
+    Absorbing,
+}
+
+impl GraphKind {
+    /// All names.
+    pub const NAMES: [&str; 2] = ["uniform", "absorbing"];
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the known names and the nearest one.
+    pub fn from_name(name: &str) -> Result<GraphKind> {
+        let found = [GraphKind::Uniform, GraphKind::Absorbing].into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| unknown_name("graph", name, &GraphKind::NAMES))
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        GraphKind::NAMES[self as usize]
+    }
+
+    /// The graph on `symbols` symbols; the mask comes on top of them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for fewer than 2 symbols.
+    pub fn build(self, symbols: usize) -> Result<Box<dyn Graph>> {
+        match self {
+            GraphKind::Uniform => Ok(Box::new(Uniform::new(symbols)?)),
+            GraphKind::Absorbing => Ok(Box::new(Absorbing::new(symbols)?)),
+        }
     }
 }
 
@@ -370,6 +411,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn graphs_are_built_by_name_with_the_states_they_need() {
+        for (name, states) in [("uniform", 5), ("absorbing", 6)] {
+            let graph = GraphKind::from_name(name).unwrap().build(5).unwrap();
+            assert_eq!((graph.name(), graph.states(), graph.mask().is_some()), (name, states, states == 6));
+        }
+        let text = GraphKind::from_name("absorb").unwrap_err().to_string();
+        assert!(text.contains("known: uniform, absorbing"), "{text}");
+        assert!(GraphKind::Uniform.build(1).is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod transition;
 pub use categorical::categorical;
 pub use constraint::Constraint;
 pub use elbo::{Bits, BoundOptions, bits_per_token, corrupt};
-pub use graph::{Absorbing, Custom, Graph, Uniform};
+pub use graph::{Absorbing, Custom, Graph, GraphKind, Uniform};
 pub use noise::Noise;
 pub use oracle::{Enumeration, entropy};
 pub use sampler::{Rule, Sampled, Span, TokenSampler, TokenSamplerOptions, expected_share, sample_tokens};
