@@ -91,7 +91,7 @@ impl<G: Graph> Enumeration<G> {
         let mut fibre = vec![0.0; states];
         for l in 0..self.length {
             let stride = states.pow((self.length - 1 - l) as u32);
-            for start in (0..p.len()).filter(|i| i / stride % states == 0) {
+            for start in (0..p.len()).filter(|i| (i / stride).is_multiple_of(states)) {
                 fibre.iter_mut().enumerate().for_each(|(y, value)| *value = p[start + y * stride]);
                 self.graph.spread(sigma_bar, &mut fibre);
                 fibre.iter().enumerate().for_each(|(y, value)| p[start + y * stride] = *value);

@@ -11,7 +11,7 @@ use nalgebra::DMatrix;
 /// Weights of all sequences, none 0 and none alike: tokens depend on one another.
 pub(super) fn weights(symbols: usize, length: usize) -> Vec<f64> {
     let count = symbols.pow(length as u32);
-    (0..count).map(|i| 0.2 + ((i * 37 + 11) % 23) as f64 * if i % 5 == 0 { 2.0 } else { 0.5 }).collect()
+    (0..count).map(|i| 0.2 + ((i * 37 + 11) % 23) as f64 * if i.is_multiple_of(5) { 2.0 } else { 0.5 }).collect()
 }
 
 pub(super) fn uniform(symbols: usize, length: usize, head: Head) -> Result<Enumeration<Uniform>> {
