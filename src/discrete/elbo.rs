@@ -116,6 +116,9 @@ pub fn bits_per_token(
     })
 }
 
+/// A number of a view, its clean sequence and its time.
+type Term<'a> = &'a dyn Fn(&View<'_>, &[u32], f64) -> Result<f64>;
+
 struct Estimate<'a> {
     model: &'a dyn ConcreteScore,
     graph: &'a dyn Graph,
@@ -126,12 +129,7 @@ struct Estimate<'a> {
 
 impl Estimate<'_> {
     /// One number of each sequence, noised at its own time.
-    fn at(
-        &self,
-        draw: usize,
-        time: &dyn Fn(usize) -> f64,
-        term: &dyn Fn(&View<'_>, &[u32], f64) -> Result<f64>,
-    ) -> Result<Vec<f64>> {
+    fn at(&self, draw: usize, time: &dyn Fn(usize) -> f64, term: Term) -> Result<Vec<f64>> {
         let (n, length) = (self.sequences.rows(), self.sequences.length());
         let row_len = length * self.graph.states();
         let mut terms = Vec::with_capacity(n);

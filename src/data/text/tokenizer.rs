@@ -108,7 +108,7 @@ impl Tokenizer {
                     .for_each(|word| *counts.entry(word).or_insert(0_usize) += 1);
                 let mut words: Vec<(&str, usize)> = counts.into_iter().collect();
                 // Stable: words of one count stay in the order of the alphabet.
-                words.sort_by(|a, b| b.1.cmp(&a.1));
+                words.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
                 words.truncate(MAX_WORDS);
                 words.into_iter().map(|(word, _)| word).chain([UNKNOWN]).map(String::from).collect()
             }

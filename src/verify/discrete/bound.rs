@@ -90,12 +90,11 @@ fn expected<G: Graph>(
 
 const TOLERANCE: f64 = 1e-8;
 
+/// A number of a view, its clean sequence and its time.
+type Term<'a> = &'a dyn Fn(&View<'_>, &[u32], f64) -> Result<f64>;
+
 /// ∫ of an expectation over time. A failure inside becomes a NaN, which the rule reports.
-fn over_time<G: Graph>(
-    model: &Enumeration<G>,
-    noise: Noise,
-    f: &dyn Fn(&View<'_>, &[u32], f64) -> Result<f64>,
-) -> Result<f64> {
+fn over_time<G: Graph>(model: &Enumeration<G>, noise: Noise, f: Term) -> Result<f64> {
     let at = |t: f64| expected(model, noise, t, &|view, x0| f(view, x0, t)).unwrap_or(f64::NAN);
     // t = u²: with u above 1e-8 no time is so small that a ratio overflows; what is left out is of the size of 1e-16·ln(1e16).
     tanh_sinh(|u| 2.0 * u * at(u * u), 1e-8, 1.0, TOLERANCE)
