@@ -128,8 +128,8 @@ fn implicit_neighbour(
 
 /// Denoising score entropy at one pair (x0, x_t): Σ w·(s − r0·ln s + C(r0)), with r0 from [`Graph::ratio`], exact at any noise (item 72).
 ///
-/// It equals the explicit one but for a constant where every x0 that leads to y leads to x too, or w(x, y) = 0: in a masking graph that is so for
-/// pairs of a symbol and the mask, and so for its rates.
+/// It equals the explicit one but for a constant where every x0 that leads to y leads to x too, or w(x, y) = 0: in a masking graph that is so
+/// where x is the mask, the only place at which its reverse rates are not 0.
 ///
 /// The constant C(r0) does not change gradients; with it every term is at least 0, and with w the rate the sum is the integrand of the
 /// bound.

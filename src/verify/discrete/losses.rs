@@ -279,12 +279,12 @@ fn explicit_less_denoising() -> Result<f64> {
     let model = absorbing(3, 2, Head::LogRatios)?;
     let graph = *model.graph();
     let rates = |x: usize, y: usize| graph.rate(x, y);
-    // No x0 leads to two different symbols: weights are for pairs of a symbol and the mask.
-    let with_mask = |x: usize, y: usize| if x == 3 || y == 3 { lopsided(x, y) } else { 0.0 };
-    Ok(largest([by_uniform, denoising_spread(&model, &[&with_mask, &rates])?]))
+    // A symbol comes from one x0 alone, the mask from all: weights are for a masked token and its other values.
+    let from_mask = |x: usize, y: usize| if x == 3 { lopsided(x, y) } else { 0.0 };
+    Ok(largest([by_uniform, denoising_spread(&model, &[&from_mask, &rates])?]))
 }
 
-/// Weights between two symbols of the absorbing graph: p(y|x0) > 0 where x cannot come from x0, so the mean over x0 misses it.
+/// Weights at tokens of the absorbing graph that are not masked: p(y|x0) > 0 where x cannot come from x0, so the mean over x0 misses it.
 fn beyond_the_support() -> Result<f64> {
     denoising_spread(&absorbing(3, 2, Head::LogRatios)?, &[&lopsided])
 }
