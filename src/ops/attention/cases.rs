@@ -39,7 +39,8 @@ fn oracle(a: &[Array], heads: usize) -> Array {
 pub fn joined(n: usize, t: usize, heads: usize, d: usize, rotary: bool, seed: u64) -> Case {
     let c = heads * d;
     Case {
-        label: format!("qkv n {n} t {t} heads {heads} d {d} rotary {rotary}"),
+        op: "self_attention",
+        label: format!("n {n} t {t} heads {heads} d {d} rotary {rotary}"),
         inputs: vec![Array::normal([n, t, 3 * c], seed, 1.0, 0.0)],
         differentiable: vec![true],
         run: Box::new(move |x| {

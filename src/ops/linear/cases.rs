@@ -48,7 +48,8 @@ pub fn gelu_case(rows: usize, c_in: usize, c_out: usize, bias: bool, seed: u64) 
     inputs[1] = Array::normal([c_out, c_in], seed + 1, 1.0 / (c_in as f32).sqrt(), 0.0);
     inputs.truncate(if bias { 3 } else { 2 });
     Case {
-        label: format!("{rows}x{c_in}->{c_out} gelu, bias {bias}"),
+        op: "linear_gelu",
+        label: format!("{rows}x{c_in}->{c_out}, bias {bias}"),
         differentiable: vec![true; inputs.len()],
         inputs,
         run: Box::new(|t| linear_gelu(&t[0], &t[1], t.get(2))),
