@@ -163,9 +163,9 @@ mod tests {
         let middle = Decoder::Discretised(levels).nll(&[0.0], &[0.0], &[0.0], at, 0.25).unwrap();
         assert!(((-middle).exp() - 0.682_689_492_137_086).abs() < 1e-14);
         // x_1 = ½: exponents −2, −½, 0.
-        let share = Decoder::Posterior(levels).nll(&[1.0], &[0.5], &[9.0], at, 9.0).unwrap();
+        let share = Decoder::Posterior(levels).nll(&[0.0], &[0.5], &[9.0], at, 9.0).unwrap();
         let total = 1.0 + (-0.5_f64).exp() + (-2.0_f64).exp();
-        assert!(((-share).exp() - 1.0 / total).abs() < 1e-15);
+        assert!(((-share).exp() - (-0.5_f64).exp() / total).abs() < 1e-15);
         let density = Decoder::Gaussian.nll(&[0.3], &[0.0], &[0.1], at, 0.04).unwrap();
         assert!((density - (0.5 + 0.5 * (TAU * 0.04).ln())).abs() < 1e-15);
     }

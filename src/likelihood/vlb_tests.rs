@@ -83,6 +83,20 @@ fn continuous_time_has_one_value_whatever_the_process_between_its_ends() {
 }
 
 #[test]
+fn data_far_wider_than_the_noise_count_where_levels_are_drawn_seldom() {
+    // Variance 3000: a third of a nat lies below L = −8, where the place of levels bends.
+    let (data, vp) = (Oracle::gaussian(&[0.0], &[3000.0]).unwrap(), Vp::new(BetaCurve::Cosine, false).unwrap());
+    let x0 = data.sample(6, COUNT, Level::CLEAN).unwrap();
+    let samples: Vec<u32> = (0..COUNT as u32).collect();
+    let options = VlbOptions { draws: 16, seed: 3, decoder_draws: 1 };
+    let bounds = vlb(&data, Route::Continuous(&vp), Decoder::Gaussian, &x0, &samples, &options).unwrap();
+    let snr = |time: f64| (2.0 * vp.half_log_snr(time)).exp();
+    let want = 0.5 * ((3000.0 * snr(vp.min_time())).ln_1p() - (3000.0 * snr(1.0)).ln_1p());
+    let miss = z_score(&bounds, want, |b| b.diffusion);
+    assert!(miss < 4.0, "{miss} standard errors");
+}
+
+#[test]
 fn bounds_do_not_depend_on_the_batch() {
     let process = Vp::new(BetaCurve::Cosine, false).unwrap();
     let x0 = gaussian().sample(5, 6, Level::CLEAN).unwrap();
