@@ -136,13 +136,13 @@ impl TrainConfig {
             // Trained for bits per dimension: every log-SNR counts as it does in the likelihood.
             "digits-likelihood" => Ok(TrainConfig {
                 preset: "digits-likelihood".into(),
-                steps: 2500,
+                steps: 3000,
                 warmup_steps: 100,
                 beta2: 0.999,
                 grad_clip: 10.0,
                 ema_decay: 0.998,
                 save_every: 500,
-                sample_every: 1250,
+                sample_every: 1500,
                 validate_every: 250,
                 class_conditional: false,
                 process: "linear_log_snr".into(),

@@ -92,7 +92,7 @@ fn unknown_names_and_missing_paths_say_what_is_known() {
     let text = |spec: &str| Dataset::load(spec, 0).unwrap_err().to_string();
     assert_eq!(
         text("digts"),
-        "data set \"digts\" is unknown; known: digits, PATH of IDX images — did you mean \"digits\"?"
+        "data set \"digts\" is unknown; known: digits, flags, PATH of IDX images — did you mean \"digits\"?"
     );
     assert_eq!(
         text("none/here"),
