@@ -13,7 +13,7 @@ impl TrainConfig {
     /// A preset's settings.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the known names and the nearest one.
+    /// [`crate::Error::Usage`] with the known names and the nearest one.
     pub fn preset(name: &str) -> Result<TrainConfig> {
         let digits = TrainConfig {
             preset: "digits".into(),
