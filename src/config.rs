@@ -115,7 +115,7 @@ pub struct TrainConfig {
     /// How times are drawn: `uniform`, `stratified`, `loss_aware`.
     #[serde(default = "loss::default_time_sampling")]
     pub time_sampling: String,
-    /// Least time that is drawn, 0 up to but not 1; below 0 for the process's own.
+    /// Least time that is drawn, 0 up to but not 1; -1 for the process's own.
     #[serde(default = "loss::default_t_min")]
     pub t_min: f64,
     /// Variance of a reverse step: `fixed_small`, `fixed_large`, or `learned_range`, of which the network learns the place between the two.

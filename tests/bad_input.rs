@@ -338,6 +338,8 @@ fn training_settings_that_cannot_be_are_named_with_what_is_allowed() {
         (&["--set", "dropout=1"], &["dropout = 1", "below 1"]),
         (&["--set", "batch=many"], &["settings: ", "\"many\"", "`batch`"]),
         (&["--set", "steps=-1"], &["settings: ", "-1", "`steps`"]),
+        (&["--set", "t_min=nan"], &["t_min = NaN: expected at least 0 and below 1"]),
+        (&["--set", "t_min=-0.5"], &["t_min = -0.5: expected at least 0 and below 1"]),
         (&["--set", "lr_schedule=cosin"], &["lr_schedule \"cosin\"", "did you mean \"cosine\"?"]),
         (&["--set", "norm_num_groups=5"], &["norm_num_groups = 5 does not divide 32 channels"]),
         (&["--set", "block_out_channels=[8,8,8]"], &["attention_levels has 2 entries, block_out_channels 3"]),

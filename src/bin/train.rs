@@ -33,7 +33,7 @@ struct Args {
     /// Model folder to write [default: runs/PRESET]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Settings to start from: digits, small, cifar10, digits-likelihood [default: digits]
+    /// Settings to start from: digits, small, flags, cifar10, digits-likelihood [default: digits]
     #[arg(long)]
     preset: Option<String>,
     /// Optimiser steps, those before a resume included

@@ -16,7 +16,7 @@ use tweedie::{Error, Result, cli, verify};
   verify --json > identities.json"
 )]
 struct Args {
-    /// Items (\"item 38\" or 38), equations (S3.eq82) or words of an id; all if none
+    /// Items ("item 38" or 38), equations (S3.eq82) or words of an id; all if none
     ids: Vec<String>,
     /// Show ids and claims, measure nothing
     #[arg(long)]

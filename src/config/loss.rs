@@ -50,9 +50,9 @@ impl TrainConfig {
         TimeSampler::new(self.scheduler()?.process()?, sampling, self.least_time())
     }
 
-    /// The least time that is drawn, if it is not the process's own.
+    /// The least time that is drawn, if it is not the process's own. What is neither is refused where times are drawn, a NaN too.
     pub(super) fn least_time(&self) -> Option<f64> {
-        (self.t_min >= 0.0).then_some(self.t_min)
+        (self.t_min != default_t_min()).then_some(self.t_min)
     }
 }
 

@@ -122,7 +122,7 @@ impl TryFrom<Variance> for ReverseVariance {
             Variance::FixedSmall => Ok(ReverseVariance::BetaTilde),
             Variance::FixedLarge => Ok(ReverseVariance::Beta),
             Variance::LearnedRange => Err(Error::Usage(
-                "vlb: the model's variance is learned (learned_range), of which this bound knows nothing; say --variance small or large".into(),
+                "vlb: a learned variance (learned_range) has no bound here; say --variance small or large".into(),
             )),
         }
     }

@@ -48,6 +48,11 @@ impl Lambda {
                 )));
             }
         }
+        if points.iter().all(|(_, value)| *value == 0.0) {
+            return Err(Error::Usage(
+                "lambda: all values are 0, so that nothing would be learned; expected one above 0".into(),
+            ));
+        }
         Ok(Lambda::new(move |at| interpolate(&points, at.time)))
     }
 
@@ -121,6 +126,7 @@ mod tests {
             ("0,-1", "row 1 is 0,-1"),
             ("0,1\n1.5,1", "row 2 is 1.5,1"),
             ("0,inf", "row 1 is 0,inf"),
+            ("0,0\n1,0", "all values are 0"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Lambda::read(&path).unwrap_err().to_string();
