@@ -44,22 +44,8 @@ pub fn blend(x: &Tensor, a: &[f64], y: Option<(&Tensor, &[f64])>) -> Result<Tens
 mod cpu {
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
-    use crate::tensor::{Element, Tensor};
-
-    /// A real element type; factors are rounded to it first.
-    pub(super) trait Real: Element + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> {
-        fn of(value: f64) -> Self;
-    }
-    impl Real for f32 {
-        fn of(value: f64) -> f32 {
-            value as f32
-        }
-    }
-    impl Real for f64 {
-        fn of(value: f64) -> f64 {
-            value
-        }
-    }
+    use crate::ops::Real;
+    use crate::tensor::Tensor;
 
     const BLOCK: usize = 4096;
 

@@ -77,6 +77,40 @@ fn lanes(sizes: &[usize]) -> usize {
     if sizes.iter().all(|size| size.is_multiple_of(4)) { 4 } else { 1 }
 }
 
+/// A number of the ops that samplers and oracles use too: f32, or f64. Scalars and noise are brought to it first.
+trait Real:
+    crate::tensor::Element
+    + Default
+    + PartialOrd
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::AddAssign
+{
+    fn of(value: f64) -> Self;
+    fn of_f32(value: f32) -> Self;
+}
+impl Real for f32 {
+    #[inline(always)]
+    fn of(value: f64) -> f32 {
+        value as f32
+    }
+    #[inline(always)]
+    fn of_f32(value: f32) -> f32 {
+        value
+    }
+}
+impl Real for f64 {
+    #[inline(always)]
+    fn of(value: f64) -> f64 {
+        value
+    }
+    #[inline(always)]
+    fn of_f32(value: f32) -> f64 {
+        f64::from(value)
+    }
+}
+
 /// A number that activations are made of.
 trait Activation: crate::simd::Number + crate::tensor::Element {}
 impl Activation for f32 {}

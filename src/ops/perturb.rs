@@ -53,33 +53,11 @@ mod cpu {
     use super::Perturbed;
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
+    use crate::ops::Real;
     use crate::rng::Address;
-    use crate::tensor::{Element, Tensor};
+    use crate::tensor::Tensor;
 
-    /// A real element type; noise is drawn in f32 and widened, so that both see the same numbers.
-    pub(super) trait Real: Element {
-        fn jump(alpha: f64, x0: Self, sigma: f64, eps: Self) -> Self;
-        fn widen(eps: f32) -> Self;
-    }
-
-    impl Real for f32 {
-        fn jump(alpha: f64, x0: f32, sigma: f64, eps: f32) -> f32 {
-            alpha as f32 * x0 + sigma as f32 * eps
-        }
-        fn widen(eps: f32) -> f32 {
-            eps
-        }
-    }
-
-    impl Real for f64 {
-        fn jump(alpha: f64, x0: f64, sigma: f64, eps: f64) -> f64 {
-            alpha * x0 + sigma * eps
-        }
-        fn widen(eps: f32) -> f64 {
-            f64::from(eps)
-        }
-    }
-
+    // Noise is drawn in f32 and widened, so that both types see the same numbers.
     const BLOCK: usize = 4096;
 
     pub(super) fn perturb<T: Real>(
@@ -103,8 +81,8 @@ mod cpu {
             address.sample(samples[image] as usize).fill_normal_from(start, &mut z[..len]);
             let (x_t, eps) = (out_x.slice(at, len), out_eps.slice(at, len));
             for i in 0..len {
-                eps[i] = T::widen(z[i]);
-                x_t[i] = T::jump(alpha[image], x0[at + i], sigma[image], eps[i]);
+                eps[i] = T::of_f32(z[i]);
+                x_t[i] = T::of(alpha[image]) * x0[at + i] + T::of(sigma[image]) * eps[i];
             }
         });
         Ok(Perturbed { x_t, eps })

@@ -113,35 +113,9 @@ mod cpu {
     use super::{Noise, ReverseStep, StepInputs};
     use crate::device::{Device, DisjointMut, for_each_block};
     use crate::error::Result;
+    use crate::ops::Real;
     use crate::rng::Address;
-    use crate::tensor::{Element, Tensor};
-
-    pub(super) trait Real:
-        Element + Default + PartialOrd + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self>
-    {
-        fn of(value: f64) -> Self;
-        fn of_f32(value: f32) -> Self;
-    }
-    impl Real for f32 {
-        #[inline(always)]
-        fn of(value: f64) -> f32 {
-            value as f32
-        }
-        #[inline(always)]
-        fn of_f32(value: f32) -> f32 {
-            value
-        }
-    }
-    impl Real for f64 {
-        #[inline(always)]
-        fn of(value: f64) -> f64 {
-            value
-        }
-        #[inline(always)]
-        fn of_f32(value: f32) -> f64 {
-            f64::from(value)
-        }
-    }
+    use crate::tensor::Tensor;
 
     /// Elements of one job; a multiple of the noise generator's 64.
     const BLOCK: usize = 4096;
@@ -220,7 +194,7 @@ mod cpu {
             if let Some(past) = past {
                 // `y` is in the first-level cache here: 16 KiB.
                 for (y, past) in y.iter_mut().zip(&past[range]) {
-                    *y = *y + to_past * *past;
+                    *y += to_past * *past;
                 }
             }
         });
@@ -238,7 +212,7 @@ mod cpu {
             linear(x, out, x0, k, y);
             if let BlockNoise::Given(z) = z {
                 for (y, z) in y.iter_mut().zip(z) {
-                    *y = *y + k.noise * *z;
+                    *y += k.noise * *z;
                 }
             }
         }
@@ -247,7 +221,7 @@ mod cpu {
     /// `y` is in the first-level cache here: 16 KiB.
     fn add_drawn<T: Real>(z: &[f32], noise: T, y: &mut [T]) {
         for (y, z) in y.iter_mut().zip(z) {
-            *y = *y + noise * T::of_f32(*z);
+            *y += noise * T::of_f32(*z);
         }
     }
 

@@ -64,26 +64,11 @@ mod cpu {
     use super::MOST;
     use crate::device::{DisjointMut, for_each_block};
     use crate::error::Result;
-    use crate::tensor::{Element, Tensor};
-    use std::ops::{AddAssign, Mul, Sub};
+    use crate::ops::Real;
+    use crate::tensor::Tensor;
 
     /// Pixels of a job.
     const BLOCK: usize = 1024;
-
-    /// A type that has the arithmetic; coefficients are rounded to it first.
-    pub(super) trait Real: Element + AddAssign + Mul<Output = Self> + Sub<Output = Self> {
-        fn of(value: f64) -> Self;
-    }
-    impl Real for f32 {
-        fn of(value: f64) -> f32 {
-            value as f32
-        }
-    }
-    impl Real for f64 {
-        fn of(value: f64) -> f64 {
-            value
-        }
-    }
 
     pub(super) fn set_components<T: Real>(x: &Tensor, a: &[f64], k: &Tensor) -> Result<Tensor> {
         let (c, m) = (x.shape().last_size(), k.shape().last_size());
