@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::io::image::{Picture, auto_columns, auto_scale, grid, write_gif, write_png};
 use crate::io::tensors::{Entry, write_tensors};
 use crate::pipeline::Samples;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -90,9 +90,8 @@ pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples, shown: Op
 /// `x` with `shown` before it.
 fn after(shown: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {
     let Some(shown) = shown else { return Ok(x.clone()) };
-    let mut sizes = x.shape().to_vec();
-    sizes[0] += shown.shape()[0];
-    Tensor::stack_rows(&[shown.clone(), x.clone()], Shape::from(&sizes[..]))
+    let rows = shown.shape()[0] + x.shape()[0];
+    Tensor::stack_rows(&[shown.clone(), x.clone()], x.shape().with_rows(rows))
 }
 
 /// Writes every state `x_0000…` (noisiest first) and every estimate `x0_hat_0000…`, or shows them as an animation.

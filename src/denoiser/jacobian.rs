@@ -5,7 +5,7 @@ use super::oracle::Oracle;
 use super::{Denoiser, Estimate};
 use crate::error::{Error, Result};
 use crate::process::Level;
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 
 /// A denoiser that can be differentiated with respect to x_t.
 pub trait Differentiable: Denoiser {
@@ -33,7 +33,7 @@ impl Differentiable for Oracle {
             return Err(Error::Shape(format!("oracle: a vector {v} for x_t {x}: expected the same shape and type")));
         }
         let estimates = self.denoise_rows(x_t, at)?;
-        let (x, v, d) = (numbers(x_t)?, numbers(v)?, self.dim());
+        let (x, v, d) = (x_t.to_f64s()?, v.to_f64s()?, self.dim());
         let mut product = vec![0.0; x.len()];
         for (i, at) in at.iter().enumerate() {
             let (x, v) = (&x[i * d..(i + 1) * d], &v[i * d..(i + 1) * d]);
@@ -43,18 +43,8 @@ impl Differentiable for Oracle {
                 *out = factor * row.iter().zip(v).map(|(c, v)| c * v).sum::<f64>();
             }
         }
-        let product = match x_t.dtype() {
-            Dtype::F64 => Tensor::from_slice(&product, x_t.shape())?,
-            _ => Tensor::from_slice(&product.iter().map(|v| *v as f32).collect::<Vec<f32>>(), x_t.shape())?,
-        };
+        let product = Tensor::from_f64s(&product, x_t.shape(), x_t.dtype())?;
         Ok((estimates, product.to_device(x_t.device())?))
-    }
-}
-
-fn numbers(x: &Tensor) -> Result<Vec<f64>> {
-    match x.dtype() {
-        Dtype::F64 => x.to_vec(),
-        _ => Ok(x.host::<f32>()?.iter().map(|v| f64::from(*v)).collect()),
     }
 }
 

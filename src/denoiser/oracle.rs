@@ -325,10 +325,7 @@ impl Denoiser for Oracle {
         for_each_block(n, 20 * d * self.components.len(), |i| {
             self.denoise_into(&x[i * d..(i + 1) * d], at, out.slice(i * d, d));
         });
-        let x0_hat = match x_t.dtype() {
-            Dtype::F64 => Tensor::from_slice(&means, x_t.shape())?,
-            _ => Tensor::from_slice(&means.iter().map(|v| *v as f32).collect::<Vec<f32>>(), x_t.shape())?,
-        };
+        let x0_hat = Tensor::from_f64s(&means, x_t.shape(), x_t.dtype())?;
         if at.is_clean() {
             return Ok(Estimate {
                 x_t: x_t.clone(),

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 
 use super::plot_axis::Axis;
 use super::plot_canvas::{AXIS, Area, COLOURS, Drawn, GRID, centred, font, px, write_drawing};
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 const MARGIN: usize = 12;
@@ -135,11 +135,7 @@ pub fn points_of(tensor: &Tensor) -> Result<Vec<[f64; 2]>> {
     if !matches!(tensor.shape()[..], [_, 2]) {
         return Err(Error::Shape(format!("points: expected [n,2], got {}", tensor.shape())));
     }
-    let values: Vec<f64> = match tensor.dtype() {
-        Dtype::F32 => tensor.host::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
-        _ => tensor.to_vec()?,
-    };
-    Ok(values.chunks_exact(2).map(|p| [p[0], p[1]]).collect())
+    Ok(tensor.to_f64s()?.chunks_exact(2).map(|p| [p[0], p[1]]).collect())
 }
 
 /// Draws panels that share one window into a PNG, whole or not at all.
@@ -376,6 +372,7 @@ fn shade(share: f64) -> RGBColor {
 mod tests {
     use super::*;
     use crate::device::Device;
+    use crate::tensor::Dtype;
 
     /// Width, height and pixels of what is written.
     fn drawn(panels: &[Panel], options: &PanelOptions<'_>) -> (usize, usize, Vec<u8>) {

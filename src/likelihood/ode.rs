@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::process::{Level, Process};
 use crate::rng::{Address, Purpose};
 use crate::sampler::dormand_prince::{ATTEMPTS, ERROR, NODES, STAGES, next_step};
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 
 /// How the trace of the Jacobian is taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -217,13 +217,8 @@ struct Lane {
 
 impl Flow<'_> {
     fn tensor(&self, rows: &[Vec<f64>]) -> Result<Tensor> {
-        let mut shape = self.like.shape().to_vec();
-        shape[0] = rows.len();
-        let values = rows.concat();
-        let tensor = match self.like.dtype() {
-            Dtype::F64 => Tensor::from_slice(&values, &shape[..])?,
-            _ => Tensor::from_slice(&values.iter().map(|v| *v as f32).collect::<Vec<f32>>(), &shape[..])?,
-        };
+        let shape = self.like.shape().with_rows(rows.len());
+        let tensor = Tensor::from_f64s(&rows.concat(), shape, self.like.dtype())?;
         tensor.to_device(self.like.device())
     }
 
@@ -255,7 +250,7 @@ fn slope(estimate: &Estimate, at: Level, x: &[f64], trace: f64) -> Result<Slope>
     let (sin, cos) = at.angle().sin_cos();
     let of_x = cos * estimate.eps.0 - sin * estimate.x0.0;
     let of_out = cos * estimate.eps.1 - sin * estimate.x0.1;
-    let net_out = super::vlb::host(&estimate.net_out)?;
+    let net_out = estimate.net_out.to_f64s()?;
     let value = x.iter().zip(net_out).map(|(x, out)| of_x * x + of_out * out).collect();
     Ok((value, at.radius() * (of_x * x.len() as f64 + of_out * trace)))
 }

@@ -9,12 +9,11 @@
 use super::chain::{Chain, Link, terminal_kl};
 use super::decoder::Decoder;
 use crate::denoiser::Denoiser;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::process::{Level, Process};
 use crate::rng::{Address, Purpose};
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 
 /// Which bound: that of a chain of T levels, or of continuous time.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +120,7 @@ pub fn vlb(
         let x_t = points.noised(&levels, NOISE + draw)?;
         let estimates = denoiser.denoise_rows(&x_t, &levels)?;
         for (i, (estimate, (level, weight))) in estimates.iter().zip(picks).enumerate() {
-            let x0_hat = host(&estimate.x0_hat()?)?;
+            let x0_hat = estimate.x0_hat()?.to_f64s()?;
             let square: f64 = points.values[i].iter().zip(&x0_hat).map(|(x, hat)| (x - hat).powi(2)).sum();
             let term = Term { time: level.time, nats: weight * square };
             bounds[i].diffusion += term.nats;
@@ -159,7 +158,9 @@ fn decode(
     for draw in 0..draws {
         let x_1 = points.noised(&levels, DECODER + draw)?;
         let hats = match decoder.needs_model() {
-            true => denoiser.denoise_rows(&x_1, &levels)?.iter().map(|e| host(&e.x0_hat()?)).collect::<Result<_>>()?,
+            true => {
+                denoiser.denoise_rows(&x_1, &levels)?.iter().map(|e| e.x0_hat()?.to_f64s()).collect::<Result<_>>()?
+            }
             false => vec![Vec::new(); bounds.len()],
         };
         let x_1 = host_rows(&x_1)?;
@@ -290,19 +291,10 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// All numbers of a tensor, from any device.
-pub(super) fn host(x: &Tensor) -> Result<Vec<f64>> {
-    let x = x.to_device(Device::Cpu)?;
-    match x.dtype() {
-        Dtype::F64 => x.to_vec(),
-        _ => Ok(x.host::<f32>()?.iter().map(|v| f64::from(*v)).collect()),
-    }
-}
-
-/// The same, row by row.
+/// All numbers of a tensor, from any device, row by row.
 pub(super) fn host_rows(x: &Tensor) -> Result<Vec<Vec<f64>>> {
     let n = x.shape().first().copied().unwrap_or(0);
-    let values = host(x)?;
+    let values = x.to_f64s()?;
     Ok(values.chunks((values.len() / n.max(1)).max(1)).map(<[f64]>::to_vec).collect())
 }
 

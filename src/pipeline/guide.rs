@@ -83,11 +83,7 @@ impl Known {
 
     /// The projection for a batch of `n`.
     pub(super) fn projection(&self, n: usize, device: Device) -> Result<Box<dyn Projection>> {
-        let repeated = |x: &Tensor| {
-            let mut sizes = x.shape().to_vec();
-            sizes[0] = n;
-            Tensor::stack_rows(&vec![x.clone(); n], crate::tensor::Shape::from(&sizes[..]))?.to_device(device)
-        };
+        let repeated = |x: &Tensor| Tensor::stack_rows(&vec![x.clone(); n], x.shape().with_rows(n))?.to_device(device);
         Ok(match self {
             Known::Elements { x0, mask } => {
                 Box::new(KnownElements { x0: repeated(x0)?, mask: mask.to_device(device)? })

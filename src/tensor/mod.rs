@@ -268,6 +268,29 @@ impl Tensor {
         Ok(self.host::<T>()?.to_vec())
     }
 
+    /// The elements, f32 or f64, as f64; from any device.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] for another element type; [`Error::Device`] if the copy fails.
+    pub fn to_f64s(&self) -> Result<Vec<f64>> {
+        let here = self.to_device(Device::Cpu)?;
+        match here.dtype() {
+            Dtype::F64 => here.to_vec(),
+            _ => Ok(here.host::<f32>()?.iter().map(|v| f64::from(*v)).collect()),
+        }
+    }
+
+    /// A tensor of f64, or of the nearest f32 if `dtype` is that, on the host.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_slice`].
+    pub(crate) fn from_f64s(values: &[f64], shape: impl Into<Shape>, dtype: Dtype) -> Result<Tensor> {
+        match dtype {
+            Dtype::F64 => Tensor::from_slice(values, shape),
+            _ => Tensor::from_slice(&values.iter().map(|v| *v as f32).collect::<Vec<f32>>(), shape),
+        }
+    }
+
     /// The same memory under another shape, as a new tensor that the tape does not follow.
     ///
     /// # Errors
@@ -299,9 +322,7 @@ impl Tensor {
             )));
         }
         let row = self.count() / n * self.dtype.size();
-        let mut sizes = self.shape.to_vec();
-        sizes[0] = len;
-        let mut out = Tensor::empty(Shape::from(&sizes[..]), self.dtype, self.device())?;
+        let mut out = Tensor::empty(self.shape.with_rows(len), self.dtype, self.device())?;
         match &*self.storage {
             Storage::Cpu(buffer) => {
                 let part = &buffer.as_slice()[start * row..(start + len) * row];

@@ -28,6 +28,14 @@ impl Shape {
         <[usize; 4]>::try_from(&self[..]).ok()
     }
 
+    /// The same shape with another number of rows, its first size.
+    pub fn with_rows(mut self, rows: usize) -> Shape {
+        if self.rank > 0 {
+            self.sizes[0] = rows;
+        }
+        self
+    }
+
     /// The same shape with another last size.
     pub fn with_last(mut self, size: usize) -> Shape {
         if self.rank > 0 {

@@ -151,14 +151,12 @@ pub fn fit_levels<N: Network>(
 
 /// `n` rows of `data` with replacement: row i of step s depends on (seed, s, i) alone.
 fn draw_rows(data: &Tensor, n: usize, seed: u64, step: u64) -> Result<Tensor> {
-    let mut sizes = data.shape().to_vec();
-    let count = sizes.first().copied().unwrap_or(0);
+    let count = data.shape().first().copied().unwrap_or(0);
     if data.count() == 0 || count == 0 {
         return Err(Error::Shape(format!("fit: data wants [count,…] with no size 0, got {}", data.shape())));
     }
-    sizes[0] = n;
     let row = data.count() / count;
-    let mut rows = Tensor::zeros(&sizes[..], Dtype::F32, Device::Cpu)?;
+    let mut rows = Tensor::zeros(data.shape().with_rows(n), Dtype::F32, Device::Cpu)?;
     let (from, address) = (data.host::<f32>()?, Address::new(seed, Purpose::Shuffle).step(step as usize));
     for (i, to) in rows.host_mut::<f32>()?.chunks_exact_mut(row).enumerate() {
         to.copy_from_slice(&from[address.sample(i).below(0, count) * row..][..row]);

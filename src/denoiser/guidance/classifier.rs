@@ -6,7 +6,7 @@ use crate::denoiser::{Denoiser, Estimate};
 use crate::error::Result;
 use crate::ops;
 use crate::process::Level;
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 
 /// ∇ log p_t(y | x_t) for the class y of each image.
 pub trait ClassScore {
@@ -117,19 +117,13 @@ impl ClassScore for OracleClassifier<'_> {
 
 impl OracleClassifier<'_> {
     fn each_row(&self, x_t: &Tensor, at: &[Level]) -> Result<Tensor> {
-        let x: Vec<f64> = match x_t.dtype() {
-            Dtype::F64 => x_t.to_vec()?,
-            _ => x_t.host::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
-        };
+        let x = x_t.to_f64s()?;
         let rows = x.chunks_exact(self.all.dim()).zip(at);
         let gradient = rows.flat_map(|(x, at)| {
             let (class, all) = (self.class.score(x, *at), self.all.score(x, *at));
             class.into_iter().zip(all).map(|(class, all)| class - all)
         });
-        match x_t.dtype() {
-            Dtype::F64 => Tensor::from_slice(&gradient.collect::<Vec<_>>(), x_t.shape()),
-            _ => Tensor::from_slice(&gradient.map(|v| v as f32).collect::<Vec<_>>(), x_t.shape()),
-        }
+        Tensor::from_f64s(&gradient.collect::<Vec<_>>(), x_t.shape(), x_t.dtype())
     }
 }
 

@@ -4,7 +4,7 @@ use super::Pair;
 use crate::denoiser::{Denoiser, Estimate, NetworkDenoiser};
 use crate::error::Result;
 use crate::process::Level;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Tensor;
 
 /// A class-conditional network with its classes and with the null class, both in one doubled batch: the bits are those of two calls.
 pub struct ClassifierFree<'a> {
@@ -23,9 +23,8 @@ impl<'a> ClassifierFree<'a> {
 }
 
 fn twice(x: &Tensor) -> Result<Tensor> {
-    let mut sizes: Vec<usize> = x.shape().to_vec();
-    sizes[0] *= 2;
-    Tensor::stack_rows(&[x.clone(), x.clone()], Shape::from(&sizes[..]))
+    let rows = x.shape().first().copied().unwrap_or(0);
+    Tensor::stack_rows(&[x.clone(), x.clone()], x.shape().with_rows(2 * rows))
 }
 
 impl Pair for ClassifierFree<'_> {

@@ -2,11 +2,10 @@
 
 use super::Strength;
 use crate::denoiser::{Denoiser, Estimate};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::process::Level;
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::Tensor;
 
 /// What to follow and what to leave behind.
 pub trait Pair {
@@ -108,11 +107,7 @@ impl<P: Pair> Guided<P> {
 /// The standard deviation of each row's numbers.
 fn deviations(x: &Tensor) -> Result<Vec<f64>> {
     let n = x.shape().first().copied().unwrap_or(0);
-    let x = x.to_device(Device::Cpu)?;
-    let values: Vec<f64> = match x.dtype() {
-        Dtype::F64 => x.to_vec()?,
-        _ => x.host::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
-    };
+    let values = x.to_f64s()?;
     let deviation = |row: &[f64]| {
         let mean = row.iter().sum::<f64>() / row.len() as f64;
         (row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / row.len() as f64).sqrt()
