@@ -191,7 +191,8 @@ fn interval() -> Result<f64> {
     Ok(largest(differences))
 }
 
-fn pair(scale: f64) -> Result<Guided<Two<Oracle, Oracle>>> {
+/// The same guidance, said as a pair of denoisers.
+pub(super) fn pair(scale: f64) -> Result<Guided<Two<Oracle, Oracle>>> {
     let ([towards, away], _) = labelled()?;
     Ok(Guided { pair: Two { towards, away }, strength: Strength::of(scale), rescale: 0.0 })
 }

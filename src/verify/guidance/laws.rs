@@ -2,7 +2,7 @@
 
 use super::super::measure::{equal_log_snr, equal_times, largest, rms, vp};
 use super::super::{Bound, Identity};
-use super::class::labelled;
+use super::class::{labelled, pair};
 use crate::analytic::fokker_planck::{Grid1, Solver1};
 use crate::analytic::{Mixture, statistics};
 use crate::denoiser::guidance::{ClassifierGuided, OracleClassifier, Strength};
@@ -194,13 +194,14 @@ fn by_fokker_planck() -> Result<Solver1> {
 /// The guided ODE's law: a line's flow keeps the order of points, so quantiles move with it.
 fn by_flow() -> Result<Distribution> {
     const POINTS: usize = 401;
-    let (process, setting) = (vp()?, setting(false)?);
+    let process = vp()?;
     let at = process.level(1.0);
     let (_, laws) = labelled()?;
     let start = laws[1].noised(at.alpha, at.sigma)?;
     let value: Vec<f64> = (0..POINTS).map(|i| (i as f64 + 0.5) / POINTS as f64).collect();
     let x = value.iter().map(|u| start.quantile(*u)).collect::<Result<Vec<_>>>()?;
-    let denoiser = setting.guided(2.0);
+    // Not through the classifier, whose samples are held against this.
+    let denoiser = pair(2.0)?;
     let mut run = Run::new(&denoiser, StepNoise::Given(&[]), &[]);
     let x = rk45(&mut run, Tensor::from_slice(&x, [POINTS, 1])?, &equal_times(&process, LAST, 2)?, 1e-7)?.to_vec()?;
     Ok(Distribution { x, value })
