@@ -254,7 +254,17 @@ fn sequences(bench: &mut Bench) -> Result<()> {
     let flops = AttentionShape { n: 16, t: 256, heads: 6, d: 64 }.flops();
     let work = [Work::Flops(flops), Work::Flops(2.5 * flops)];
     passes(bench, "self_attention 16x256 rotary 6 heads of 64", work, &|| ops::self_attention(&qkv, 6, Some(&table)))?;
+    pooling(bench)?;
     losses(bench)
+}
+
+/// A classifier's pooling of 64 maps of 16×16.
+fn pooling(bench: &mut Bench) -> Result<()> {
+    let (q, k, v) =
+        (normal([64, 128], 1, 1.0)?, normal([64, 16, 16, 128], 2, 1.0)?, normal([64, 16, 16, 128], 3, 1.0)?);
+    let bytes = 8.0 * k.count() as f64;
+    let work = [Work::Bytes(bytes), Work::Bytes(2.0 * bytes)];
+    passes(bench, "attention_pool 64x16x16x128", work, &|| ops::attention_pool(&q, &k, &v, 4))
 }
 
 /// Losses of 16 sequences of 256 tokens of a vocabulary of words: logits read once each way, their gradient written.

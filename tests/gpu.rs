@@ -100,6 +100,7 @@ rooms!(
     cross_entropy,
     score_entropy,
     attention,
+    attention_pool,
 );
 
 fn normal(seed: u64, n: usize, row: usize) -> Tensor {

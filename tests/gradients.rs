@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tweedie::device::Device;
 use tweedie::ops::cases::{
-    attention, concat, conv2d, cross_entropy, embed, gated_residual, group_norm, layer_norm, linear, pointwise,
-    resample, score_entropy, weighted_mse,
+    attention, attention_pool, concat, conv2d, cross_entropy, embed, gated_residual, group_norm, layer_norm, linear,
+    pointwise, resample, score_entropy, weighted_mse,
 };
 use tweedie::ops::{self, Conv};
 use tweedie::rng::{Address, Purpose};
@@ -339,6 +339,13 @@ proptest! {
         seed in 0..1_000_000u64,
     ) {
         check(gated_residual::case([n, rows, c], seed), frozen)?;
+    }
+
+    #[test]
+    fn attention_pool_matches_its_oracle_at_drawn_sizes(
+        (n, t) in (1..=3usize, size()), heads in 1..=3usize, d in FEWEST..=40usize, frozen in frozen(), seed in 0..1_000_000u64,
+    ) {
+        check(attention_pool::case([n, t, heads, d], 1.0, seed), frozen)?;
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod attention_pool;
 mod blend;
 mod concat;
 mod conv2d;
@@ -28,6 +29,7 @@ mod weighted_mse;
 
 pub use adamw::{AdamW, AdamWEntry, adamw};
 pub use attention::{attention, rotary_table, self_attention};
+pub use attention_pool::attention_pool;
 pub use blend::blend;
 pub use concat::{Joined, concat_channels, project, slice_channels};
 pub use conv2d::{CONV_ACCURACIES, Conv, ConvAccuracy, ConvExtras, conv_accuracy, conv2d, set_conv_accuracy};
@@ -189,6 +191,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("group_norm", group_norm::cases::table()),
         ("layer_norm", layer_norm::cases::table()),
         ("attention", attention::cases::table()),
+        ("attention_pool", attention_pool::cases::table()),
         ("pointwise", pointwise::cases::table()),
         ("concat", concat::cases::table()),
         ("resample", resample::cases::table()),
@@ -216,10 +219,10 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
 #[doc(hidden)]
 pub mod cases {
     pub use super::{
-        attention::cases as attention, concat::cases as concat, conv2d::cases as conv2d,
-        cross_entropy::cases as cross_entropy, embed::cases as embed, gated_residual::cases as gated_residual,
-        group_norm::cases as group_norm, layer_norm::cases as layer_norm, linear::cases as linear,
-        pointwise::cases as pointwise, resample::cases as resample, score_entropy::cases as score_entropy,
-        weighted_mse::cases as weighted_mse,
+        attention::cases as attention, attention_pool::cases as attention_pool, concat::cases as concat,
+        conv2d::cases as conv2d, cross_entropy::cases as cross_entropy, embed::cases as embed,
+        gated_residual::cases as gated_residual, group_norm::cases as group_norm, layer_norm::cases as layer_norm,
+        linear::cases as linear, pointwise::cases as pointwise, resample::cases as resample,
+        score_entropy::cases as score_entropy, weighted_mse::cases as weighted_mse,
     };
 }
