@@ -1,6 +1,7 @@
-//! Networks: parameters, layers, the U-Net for images, the transformer for sequences and the multilayer perceptron for vectors.
+//! Networks: parameters, layers, the U-Net for images, the classifier that is half of it, the transformer for sequences and the multilayer perceptron for vectors.
 
 mod attn_block;
+mod classifier;
 mod init;
 mod layers;
 mod mlp;
@@ -9,8 +10,10 @@ mod res_block;
 mod transformer;
 mod transformer_config;
 mod unet;
+mod unet_blocks;
 mod unet_config;
 
+pub use classifier::{Classifier, ClassifierConfig};
 pub use init::initialise;
 pub use mlp::{Mlp, MlpConfig};
 pub use param::{Builder, Init, Layout, ParamId, ParamSpec, Params};

@@ -3,15 +3,14 @@
 //! Any height and width from 1: on the way up, features are resized by nearest neighbour to the skip's exact size,
 //! which equals doubling wherever the sizes divide.
 
-use super::attn_block::AttnBlock;
 use super::layers::{Conv2d, Norm, TimeEmbedding};
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
-use super::res_block::ResBlock;
-use super::unet_config::{BlockType, ClassEmbed, UNetConfig};
+use super::unet_blocks::{Block, Level, Walk, build_down, build_mid, build_up};
+use super::unet_config::{ClassEmbed, UNetConfig};
 use super::{Mode, Network, Precision};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::{self, Conv, ConvExtras, GroupNorm, Joined};
+use crate::ops::{self, Conv, ConvExtras, GroupNorm};
 use crate::tape;
 use crate::tensor::{Dtype, Tensor};
 use std::sync::Arc;
@@ -32,18 +31,6 @@ enum ClassEmbedding {
     Table(ParamId),
     Timestep(TimeEmbedding),
     Identity,
-}
-
-/// A residual block and its attention where it has one. Shared with the tape, which may run it again.
-struct Block {
-    residual: ResBlock,
-    attention: Option<AttnBlock>,
-}
-
-/// Blocks, and the resampling that follows them.
-struct Level {
-    blocks: Vec<Arc<Block>>,
-    resample: Option<(String, Conv2d)>,
 }
 
 /// The network; its weights are kept in [`Params`].
@@ -164,36 +151,22 @@ impl UNet {
         let centred = if self.config.center_input_sample { Some(ops::affine(x, 2.0, -1.0)?) } else { None };
         let x = &ops::cast(centred.as_ref().unwrap_or(x), self.precision.dtype())?;
         let mut h = tape::scope("conv_in", || self.conv_in.forward(p, x, Conv::same(3), ConvExtras::default()))?;
-        let shared = (self.recompute && tape::is_recording()).then(|| Arc::new(p.clone()));
-        let run = |block: &Arc<Block>, x: Joined<'_>| match &shared {
-            None => block.forward(p, x, &emb, mode),
-            Some(shared) => block.forward_recomputed(shared, x, &emb, mode),
-        };
+        let walk = Walk::new(p, &emb, mode, self.recompute);
         let mut skips = vec![h.clone()];
-        for level in &self.down {
-            for block in &level.blocks {
-                h = run(block, (&h).into())?;
-                skips.push(h.clone());
-            }
-            if let Some((name, conv)) = &level.resample {
-                let stride = self.downsampling(&h);
-                h = tape::scope(name, || conv.forward(p, &h, stride, ConvExtras::default()))?;
-                skips.push(h.clone());
-            }
-        }
+        h = walk.down(&self.down, self.config.downsample_padding, h, |h| skips.push(h.clone()))?;
         for block in self.mid.iter().flatten() {
-            h = run(block, (&h).into())?;
+            h = walk.block(block, (&h).into())?;
         }
         for level in &self.up {
             for block in &level.blocks {
                 let skip = skips.pop();
                 h = match (&skip, h.device()) {
-                    (None, _) => run(block, (&h).into())?,
-                    (Some(skip), Device::Cpu) => run(block, (&h, skip).into())?,
+                    (None, _) => walk.block(block, (&h).into())?,
+                    (Some(skip), Device::Cpu) => walk.block(block, (&h, skip).into())?,
                     // The kernels read one tensor: joined here, it is joined once.
                     (Some(skip), _) => {
                         let joined = tape::scope("skip", || ops::concat_channels(&h, skip))?;
-                        run(block, (&joined).into())?
+                        walk.block(block, (&joined).into())?
                     }
                 };
             }
@@ -251,13 +224,6 @@ impl UNet {
             None => emb,
         })
     }
-
-    /// Stride 2 with diffusers' padding; an axis of size 1 gets one more zero, so that one pixel stays.
-    fn downsampling(&self, x: &Tensor) -> Conv {
-        let pad_before = self.config.downsample_padding;
-        let after = |size: usize| if pad_before == 0 && size == 1 { 2 } else { 1 };
-        Conv { stride: 2, pad_before, pad_after: [after(x.shape()[1]), after(x.shape()[2])] }
-    }
 }
 
 impl Network for UNet {
@@ -269,101 +235,4 @@ impl Network for UNet {
     fn net_out(&self, p: &Params, x_t: &Tensor, times: &[f32], mode: Mode) -> Result<Tensor> {
         self.forward(p, x_t, times, None, mode)
     }
-}
-
-impl Block {
-    fn forward(&self, p: &Params, x: Joined<'_>, emb: &Tensor, mode: Mode) -> Result<Tensor> {
-        let h = self.residual.forward(p, x, emb, mode)?;
-        match &self.attention {
-            Some(attention) => attention.forward(p, &h),
-            None => Ok(h),
-        }
-    }
-
-    /// The same, of which the tape keeps x and emb alone.
-    fn forward_recomputed(
-        self: &Arc<Block>,
-        p: &Arc<Params>,
-        x: Joined<'_>,
-        emb: &Tensor,
-        mode: Mode,
-    ) -> Result<Tensor> {
-        let (block, p) = (self.clone(), p.clone());
-        let inputs = [emb, x.first].into_iter().chain(x.second).cloned().collect();
-        tape::recompute(inputs, move |t| block.forward(&p, Joined { first: &t[1], second: t.get(2) }, &t[0], mode))
-    }
-}
-
-/// A level's attention block, where it has one.
-fn attention(b: &mut Builder, name: &str, kind: BlockType, channels: usize, config: &UNetConfig) -> Option<AttnBlock> {
-    let norm = GroupNorm { groups: config.norm_num_groups, norm_eps: config.norm_eps, silu: false };
-    let head_dim = config.attention_head_dim.unwrap_or(channels);
-    (kind == BlockType::Attention).then(|| AttnBlock::new(b, name, channels, head_dim, Some(norm), 1.0))
-}
-
-fn build_down(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> Vec<Level> {
-    let channels = &config.block_out_channels;
-    let mut c_in = channels[0];
-    let mut levels = Vec::new();
-    for (i, (&c_out, &kind)) in channels.iter().zip(&config.down_block_types).enumerate() {
-        let name = format!("down_blocks.{i}");
-        let mut blocks = Vec::new();
-        for j in 0..config.layers_per_block {
-            let residual = ResBlock::new(b, &format!("{name}.resnets.{j}"), (c_in, c_out), config, *index, 1.0);
-            let attention = attention(b, &format!("{name}.attentions.{j}"), kind, c_out, config);
-            blocks.push(Arc::new(Block { residual, attention }));
-            c_in = c_out;
-            *index += 1;
-        }
-        let resample = (i + 1 < channels.len()).then(|| {
-            let name = format!("{name}.downsamplers.0.conv");
-            let conv = Conv2d::new(b, &name, c_out, c_out, 3);
-            (name, conv)
-        });
-        levels.push(Level { blocks, resample });
-    }
-    levels
-}
-
-fn build_mid(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> [Arc<Block>; 2] {
-    let c = config.block_out_channels[config.block_out_channels.len() - 1];
-    let factor = config.mid_block_scale_factor;
-    // diffusers leaves the norm out where the time embedding is a scale-shift and no group count is said.
-    let groups = config.attn_norm_num_groups.or((!config.scale_shift).then_some(config.norm_num_groups));
-    let norm = groups.map(|groups| GroupNorm { groups, norm_eps: config.norm_eps, silu: false });
-    let head_dim = config.attention_head_dim.unwrap_or(c);
-    let first = ResBlock::new(b, "mid_block.resnets.0", (c, c), config, *index, factor);
-    let attention =
-        config.add_attention.then(|| AttnBlock::new(b, "mid_block.attentions.0", c, head_dim, norm, factor));
-    let second = ResBlock::new(b, "mid_block.resnets.1", (c, c), config, *index + 1, factor);
-    *index += 2;
-    [(first, attention), (second, None)].map(|(residual, attention)| Arc::new(Block { residual, attention }))
-}
-
-fn build_up(b: &mut Builder, config: &UNetConfig, index: &mut usize) -> Vec<Level> {
-    let reversed: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
-    let last = reversed.len() - 1;
-    let mut previous = reversed[0];
-    let mut levels = Vec::new();
-    for (i, (&c_out, &kind)) in reversed.iter().zip(&config.up_block_types).enumerate() {
-        let name = format!("up_blocks.{i}");
-        let below = reversed[(i + 1).min(last)];
-        let mut blocks = Vec::new();
-        for j in 0..=config.layers_per_block {
-            let skip = if j == config.layers_per_block { below } else { c_out };
-            let c_in = skip + if j == 0 { previous } else { c_out };
-            let residual = ResBlock::new(b, &format!("{name}.resnets.{j}"), (c_in, c_out), config, *index, 1.0);
-            let attention = attention(b, &format!("{name}.attentions.{j}"), kind, c_out, config);
-            blocks.push(Arc::new(Block { residual, attention }));
-            *index += 1;
-        }
-        previous = c_out;
-        let resample = (i < last).then(|| {
-            let name = format!("{name}.upsamplers.0.conv");
-            let conv = Conv2d::new(b, &name, c_out, c_out, 3);
-            (name, conv)
-        });
-        levels.push(Level { blocks, resample });
-    }
-    levels
 }
