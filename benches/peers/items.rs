@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::Device;
-use tweedie::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
+use tweedie::io::folder::{FORMAT_VERSION, ModelFolder, NetworkEntry, TweedieJson};
 use tweedie::nn::{Mode, Precision, UNet, initialise};
 use tweedie::ops::set_conv_accuracy;
 use tweedie::ops::{
@@ -212,8 +212,8 @@ pub(crate) fn write_models(root: &Path) -> Result<()> {
             requires_tweedie: None,
         };
         let folder = ModelFolder::new(root.join(preset));
-        folder.write_descriptions(unet.config(), &scheduler, &own)?;
-        folder.write_weights(unet.specs(), &initialise(unet.specs(), 0)?)?;
+        folder.write_descriptions(&NetworkEntry::unet(unet.config()), &scheduler, &own)?;
+        folder.write_weights("unet", unet.specs(), &initialise(unet.specs(), 0)?)?;
     }
     Ok(())
 }

@@ -70,8 +70,8 @@ impl Pipeline {
         let (path, prefix) = match weights {
             Weights::Raw if has_checkpoint => (folder.checkpoint(), "raw."),
             // A run killed between its first checkpoint and its first weights has the averages there alone.
-            Weights::Ema if has_checkpoint && !folder.weights().exists() => (folder.checkpoint(), "ema."),
-            _ => (folder.weights(), ""),
+            Weights::Ema if has_checkpoint && !folder.weights("unet").exists() => (folder.checkpoint(), "ema."),
+            _ => (folder.weights("unet"), ""),
         };
         if !path.is_file() {
             let (root, path) = (folder.root().display(), path.display());

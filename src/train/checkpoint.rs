@@ -5,26 +5,24 @@ use super::trainer::Trainer;
 use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
-use crate::io::tensors::{Entry, TensorFile, write_tensors};
+use crate::io::folder::{FORMAT_VERSION, ModelFolder};
+use crate::io::tensors::{TensorFile, write_tensors};
 use crate::io::weights::{param_entries, read_params};
-use crate::loss::LossHistory;
 use crate::optim::Moments;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 const KEY: &str = "tweedie";
-/// What loss-aware times are drawn by.
-const HISTORY: &str = "times.losses";
-const HISTORY_COUNTS: &str = "times.counts";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     format_version: u32,
     step: u64,
     data_fingerprint: String,
-    unet: serde_json::Value,
+    /// The network's description. It was a U-Net's before there were others.
+    #[serde(alias = "unet")]
+    network: serde_json::Value,
     config: TrainConfig,
 }
 
@@ -51,46 +49,14 @@ pub(super) fn saved_config(folder: &ModelFolder) -> Result<Option<TrainConfig>> 
     Ok(Some(read_header(&TensorFile::open(folder.checkpoint())?)?.config))
 }
 
-pub(super) fn write_descriptions(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
-    let shape = t.dataset.shape();
-    let divisor = 1 << (t.unet.config().block_out_channels.len() - 1);
-    let odd = !shape[0].is_multiple_of(divisor) || !shape[1].is_multiple_of(divisor);
-    let own = TweedieJson {
-        format_version: FORMAT_VERSION,
-        time_convention: t.scheduler.time_convention.name().into(),
-        image_shape: shape,
-        max_pixel_value: t.dataset.max_value(),
-        class_names: if t.is_class_conditional() { t.dataset.class_names().to_vec() } else { Vec::new() },
-        p_uncond: if t.is_class_conditional() { t.config.p_uncond } else { 0.0 },
-        data: t.config.data.clone(),
-        split_seed: t.config.seed,
-        requires_tweedie: match odd {
-            true => {
-                let [h, w, _] = shape;
-                Some(format!(
-                    "{h}x{w} images do not divide by {divisor}: diffusers cannot join the skips, tweedie resizes to them"
-                ))
-            }
-            false if t.scheduler.is_own() => Some(format!(
-                "process {}, prediction {}, time convention {}: diffusers' DDPM has none of its own for them",
-                t.process.name(),
-                t.scheduler.prediction.name(),
-                t.scheduler.time_convention.name()
-            )),
-            false => None,
-        },
-    };
-    folder.write_descriptions(t.unet.config(), &t.scheduler, &own)
-}
-
 /// Saves the run: first the checkpoint, then the weights that samplers read.
 pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
-    let specs = t.unet.specs();
+    let specs = t.task.specs();
     let header = Header {
         format_version: FORMAT_VERSION,
         step: t.step,
-        data_fingerprint: t.fingerprint.clone(),
-        unet: t.unet.config().to_json(),
+        data_fingerprint: t.task.fingerprint().into(),
+        network: t.task.network(),
         config: t.config.clone(),
     };
     let text = serde_json::to_string(&header).map_err(|e| Error::Model(format!("checkpoint header: {e}")))?;
@@ -101,14 +67,9 @@ pub(super) fn save(folder: &ModelFolder, t: &Trainer<'_>) -> Result<()> {
     entries.extend(param_entries(specs, ema.tensors(), "ema.")?);
     entries.extend(param_entries(specs, &m, "m.")?);
     entries.extend(param_entries(specs, &v, "v.")?);
-    let history = t.times.history();
-    if t.times.is_loss_aware() {
-        let shape = [LossHistory::BINS, LossHistory::KEPT];
-        entries.push(Entry::f32s(HISTORY, history.losses(), &shape));
-        entries.push(Entry::i64s(HISTORY_COUNTS, history.counts()));
-    }
+    entries.extend(t.task.state());
     write_tensors(folder.checkpoint(), entries, HashMap::from([(KEY.to_string(), text)]))?;
-    folder.write_weights(specs, &ema)
+    folder.write_weights(t.task.component(), specs, &ema)
 }
 
 fn on_host(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -118,7 +79,7 @@ fn on_host(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
 /// The loss shows an overflow in the last update only at the next step; until then the former checkpoint is the better.
 fn refuse_non_finite(t: &Trainer<'_>, parts: [(&str, &[Tensor]); 4]) -> Result<()> {
     for (what, tensors) in parts {
-        for (spec, tensor) in t.unet.specs().iter().zip(tensors) {
+        for (spec, tensor) in t.task.specs().iter().zip(tensors) {
             if !tensor.is_finite()? {
                 let (step, name) = (t.step, &spec.name);
                 return Err(Error::NonFinite(format!(
@@ -143,29 +104,28 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     let header = read_header(&file)?;
     t.config.check_resumable(&header.config)?;
     // Before the network, whose channels and classes come from the data.
-    if header.data_fingerprint != t.fingerprint {
+    if header.data_fingerprint != t.task.fingerprint() {
         return Err(Error::Usage(format!(
             "--resume: the data \"{}\" is not what the run was trained on (fingerprint {}, now {}); choose another --out",
-            t.config.data, header.data_fingerprint, t.fingerprint
+            t.config.data,
+            header.data_fingerprint,
+            t.task.fingerprint()
         )));
     }
-    if header.unet != t.unet.config().to_json() {
+    if header.network != t.task.network() {
         return Err(Error::Usage(format!(
             "--resume: {} was made with another network than the settings describe; choose another --out",
             path.display()
         )));
     }
-    let specs = t.unet.specs();
+    let specs = t.task.specs();
     // Other prefixes are unexpected only within their own part of the file.
     let device = t.device();
     let read = |prefix, trainable| read_params(&file, specs, prefix, trainable)?.to_device(device);
     let (raw, ema) = (read("raw.", true)?, read("ema.", false)?);
     let moments = |prefix| Ok::<_, Error>(read(prefix, false)?.tensors().to_vec());
     t.moments = Moments { m: moments("m.")?, v: moments("v.")? };
-    if t.times.is_loss_aware() {
-        let history = LossHistory::from_parts(file.f32s(HISTORY)?, file.i64s(HISTORY_COUNTS)?);
-        t.times.set_history(history.map_err(|e| Error::Model(format!("{}: {e}", path.display())))?);
-    }
+    t.task.restore(&file)?;
     (t.raw, t.ema) = (raw, ema);
     t.step = header.step;
     Ok(())

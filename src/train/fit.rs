@@ -1,7 +1,7 @@
 //! Training in one call, on data in memory: for examples and experiments. Nothing is saved; for runs that stop and
 //! resume there is [`super::train`].
 
-use super::step::Batch;
+use super::step::{self, Batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loss::{self, Weight, Weighting};
@@ -119,30 +119,29 @@ pub fn fit_levels<N: Network>(
     let weighting = Weighting::new(options.weight.clone(), scheduler)?;
     let (mut levels, importance) = (vec![Level::CLEAN; options.batch], vec![1.0; options.batch]);
     let mut losses = Vec::with_capacity(options.steps as usize);
-    for step in 0..options.steps {
-        draw_levels(step, &mut levels)?;
-        let address = Address::new(options.seed, Purpose::TrainNoise).step(step as usize);
-        let x0 = draw_rows(data, options.batch, options.seed, step)?;
+    for index in 0..options.steps {
+        draw_levels(index, &mut levels)?;
+        let address = Address::new(options.seed, Purpose::TrainNoise).step(index as usize);
+        let x0 = draw_rows(data, options.batch, options.seed, index)?;
         let batch = Batch::noised((scheduler, &weighting), x0, (&levels, &importance), address)?;
-        let mode = Mode::Training(Address::new(options.seed, Purpose::Dropout).step(step as usize));
+        let mode = Mode::Training(Address::new(options.seed, Purpose::Dropout).step(index as usize));
         let gradients = |raw: &Params, grads: &mut Grads| {
-            let net_out = || network.net_out(raw, &batch.input, &batch.times, mode);
-            batch.gradients(raw, grads, net_out)
+            step::gradients(raw, grads, || batch.loss(network.net_out(raw, &batch.input, &batch.times, mode)?))
         };
         let outcome = gradients(&raw, &mut grads)?.0;
         let settings = UpdateSettings {
-            lr: options.lr_schedule.rate(options.lr, step, options.warmup, options.steps),
+            lr: options.lr_schedule.rate(options.lr, index, options.warmup, options.steps),
             betas: (0.9, 0.999), // Kingma & Ba 2015, algorithm 1
             adam_eps: 1e-8,
             weight_decay: 0.0,
             grad_clip: options.grad_clip,
-            ema_decay: optim::ema_decay(options.ema_decay, step),
+            ema_decay: optim::ema_decay(options.ema_decay, index),
         };
-        optim::update(&mut raw, &mut params, &mut moments, &grads, &outcome, step + 1, &settings)?;
+        optim::update(&mut raw, &mut params, &mut moments, &grads, &outcome, index + 1, &settings)?;
         let (loss, norm) = outcome.read()?;
         if !loss.is_finite() || !norm.is_finite() {
-            let cause = batch.explain_non_finite(loss, norm, || gradients(&raw, &mut grads));
-            return Err(Error::NonFinite(format!("fit: step {step}: {cause}; try a smaller learning rate")));
+            let cause = step::explain_non_finite((loss, norm), batch.is_finite(), || gradients(&raw, &mut grads));
+            return Err(Error::NonFinite(format!("fit: step {index}: {cause}; try a smaller learning rate")));
         }
         losses.push(loss);
     }

@@ -1,9 +1,11 @@
 //! Training: the loop, its checkpoints and its reports; and [`fit`], a run in one call.
 
 mod checkpoint;
+mod denoising;
 mod fit;
 mod report;
 mod step;
+mod task;
 mod trainer;
 
 pub use fit::{FitOptions, Fitted, fit, fit_levels};
@@ -20,6 +22,9 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Held-out images of a validation during training, at most.
+const VALIDATION_IMAGES: usize = 360;
 
 /// Where a run goes and whether it continues one.
 #[derive(Clone, Debug)]
@@ -51,7 +56,9 @@ pub struct TrainSummary {
     pub val_loss: Option<f64>,
     /// Seconds this call took.
     pub seconds: f64,
-    /// Training images per second, reports and checkpoints included.
+    /// What a batch is made of: images.
+    pub rows: &'static str,
+    /// Training images (or other rows of batches) per second, reports and checkpoints included.
     pub images_per_second: f64,
     /// Parameters of the network.
     pub parameters: usize,
@@ -102,8 +109,9 @@ pub fn train(
     let first = trainer.step();
     let mut reporter = Reporter::open(&folder, &trainer)?;
     // A folder that cannot be written shows itself before the first step, not after the first thousand.
-    checkpoint::write_descriptions(&folder, &trainer)?;
+    trainer.task.describe(&folder)?;
     checkpoint::save(&folder, &trainer)?;
+    folder.remove_others(trainer.task.component())?;
     crate::device::reset_peak(options.device);
     let mut saved_at = trainer.step();
     let mut stopped = false;
@@ -140,7 +148,8 @@ pub fn train(
         seconds,
         images_per_second: (trainer.step() - first) as f64 * config.batch as f64 / seconds,
         parameters: trainer.parameter_count(),
-        class_conditional: trainer.is_class_conditional(),
+        class_conditional: trainer.task.is_class_conditional(),
+        rows: trainer.task.rows(),
         peak_tensor_bytes: crate::device::peak_bytes(options.device),
         device: options.device.to_string(),
     })
@@ -151,8 +160,7 @@ fn refuse_to_overwrite(folder: &ModelFolder, options: &RunOptions) -> Result<()>
     if folder.root().is_file() {
         return Err(Error::Usage(format!("--out {out}: is a file; name a folder")));
     }
-    let has_model = folder.checkpoint().exists() || folder.weights().exists();
-    if has_model && !options.overwrite {
+    if folder.holds_model() && !options.overwrite {
         return Err(Error::Usage(format!(
             "--out {out}: holds a model already; continue it with --resume, replace it with --overwrite, or name another folder"
         )));

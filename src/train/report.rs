@@ -1,26 +1,18 @@
 //! What a run leaves for people: metrics, validation losses, sample grids and the loss plot.
 
+use super::task::{Curves, Shown};
 use super::trainer::{StepReport, Trainer};
 use crate::error::{Error, Result};
-use crate::eval::{LossOptions, denoising_loss};
+use crate::io::ModelFolder;
 use crate::io::metrics::{MetricsLog, read_column};
 use crate::io::plot::{Axes, Series, plot_lines};
-use crate::io::{ModelFolder, image};
-use crate::pipeline::{self, SampleOptions};
 use std::collections::VecDeque;
-
-/// Held-out images of a validation during training, at most.
-const VALIDATION_IMAGES: usize = 360;
-/// Images of a sample grid: ten columns, one for each class where there are ten.
-const COLUMNS: usize = 10;
-const ROWS: usize = 4;
 
 pub(super) struct Reporter {
     folder: ModelFolder,
     metrics: MetricsLog,
     recent: VecDeque<f64>,
-    /// What the training curve is called.
-    training: String,
+    curves: Curves,
     val_loss: Option<f64>,
 }
 
@@ -33,17 +25,18 @@ impl Reporter {
         let text = toml::to_string(&trainer.config).map_err(|e| Error::Usage(format!("settings: {e}")))?;
         let path = folder.path("config.toml");
         crate::io::write_atomically(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
-        let training = format!("training: weight {}, {}", trainer.config.weight, trainer.scheduler.prediction.name());
         let recent = VecDeque::with_capacity(100);
-        Ok(Reporter { folder: folder.clone(), metrics, recent, training, val_loss: None })
+        Ok(Reporter { folder: folder.clone(), metrics, recent, curves: trainer.task.curves(), val_loss: None })
     }
 
     pub(super) fn after_step(&mut self, t: &mut Trainer<'_>, report: &StepReport, is_last: bool) -> Result<()> {
         let done = report.step + 1;
         let due = |every: u64| every > 0 && (done.is_multiple_of(every) || is_last);
         let mut report = report.clone();
-        if due(t.config.validate_every) && !t.dataset.held_out().is_empty() {
-            self.val_loss = Some(validation_loss(t)?);
+        if due(t.config.validate_every)
+            && let Some(loss) = t.task.validation_loss(&t.ema)?
+        {
+            self.val_loss = Some(loss);
             report.val_loss = self.val_loss;
         }
         if self.recent.len() == 100 {
@@ -52,7 +45,7 @@ impl Reporter {
         self.recent.push_back(report.loss);
         self.metrics.append(&report)?;
         if due(t.config.sample_every) {
-            self.sample_grids(t, done)?;
+            t.task.show(&self.folder, done, Shown { averaged: &t.ema, raw: &t.raw })?;
         }
         Ok(())
     }
@@ -79,26 +72,6 @@ impl Reporter {
         Ok(())
     }
 
-    /// Grids from averaged and raw weights, one column per class.
-    fn sample_grids(&self, t: &Trainer<'_>, step: u64) -> Result<()> {
-        let options = SampleOptions { steps: 25, count: COLUMNS * ROWS, ..SampleOptions::default() };
-        for (name, params) in [("ema", &t.ema), ("raw", &t.raw)] {
-            let network = pipeline::Network {
-                unet: &t.unet,
-                params,
-                scheduler: &t.scheduler,
-                has_null_class: true,
-                p_uncond: t.config.p_uncond,
-            };
-            let samples = pipeline::sample_network(&network, t.dataset.shape(), &options, &mut |_, _| {})?;
-            let [h, w, c] = t.dataset.shape();
-            let shape = [options.count, h, w, c];
-            let sheet = image::grid(samples.x0.host()?, shape, COLUMNS, image::auto_scale(h, w), 2)?;
-            image::write_png(self.folder.path(&format!("samples/step_{step:06}_{name}.png")), &sheet)?;
-        }
-        Ok(())
-    }
-
     /// Draws `loss.png` from the whole log, so that a resumed run shows all its steps.
     pub(super) fn plot(&mut self) -> Result<()> {
         self.metrics.flush()?;
@@ -111,23 +84,14 @@ impl Reporter {
             read_column(&path, "val_loss")?.iter().map(|(s, v)| (*s as f64, *v)).collect();
         let mut series = vec![
             Series { points: raw.clone(), faint: true, ..Series::default() },
-            Series { name: self.training.clone(), points: smoothed(&raw), ..Series::default() },
+            Series { name: self.curves.training.clone(), points: smoothed(&raw), ..Series::default() },
         ];
         if !validation.is_empty() {
-            series.push(Series {
-                name: "held out: error of eps (averaged weights)".into(),
-                points: validation,
-                ..Series::default()
-            });
+            series.push(Series { name: self.curves.validation.clone(), points: validation, ..Series::default() });
         }
-        let axes = Axes { title: "Denoising loss", x_label: "step", y_label: "loss", log_y: true, ..Axes::default() };
+        let axes = Axes { title: self.curves.title, x_label: "step", y_label: "loss", log_y: true, ..Axes::default() };
         plot_lines(self.folder.path("loss.png"), &axes, &series)
     }
-}
-
-fn validation_loss(t: &Trainer<'_>) -> Result<f64> {
-    let options = LossOptions { images: VALIDATION_IMAGES, draws: 2, ..LossOptions::default() };
-    Ok(denoising_loss(&t.unet, &t.ema, &t.scheduler, t.dataset, &options)?.mean)
 }
 
 /// Running mean over a fiftieth of the points.

@@ -1,5 +1,5 @@
-//! What every training step does, whatever the network and the data: noise a batch, take the gradients of its loss,
-//! and say where a number that is not finite came from.
+//! What every training step does, whatever the network and the data: take the gradients of a loss, and say where a number that
+//! is not finite came from; and batches of noised tensors.
 
 use crate::denoiser;
 use crate::error::{Error, Result};
@@ -65,7 +65,7 @@ impl Batch {
     }
 
     /// The loss of an output, and the unweighted squared error of each row.
-    fn loss(&self, net_out: Tensor) -> Result<(Tensor, Tensor)> {
+    pub(super) fn loss(&self, net_out: Tensor) -> Result<(Tensor, Tensor)> {
         let Some((terms, half_bin)) = &self.bounds else {
             return ops::weighted_mse(&net_out, &self.target, &self.weights);
         };
@@ -78,29 +78,37 @@ impl Batch {
         Ok((ops::add(&simple, &bound)?, errors))
     }
 
-    /// Fills `grads` with those of the mean squared error of `net_out`, each row weighted; returns the loss and the norm
-    /// of the gradients, and the unweighted error of each row `[n]`, which the device may still be at work on.
-    pub(super) fn gradients(
-        &self,
-        params: &Params,
-        grads: &mut Grads,
-        net_out: impl FnOnce() -> Result<Tensor>,
-    ) -> Result<(Outcome, Tensor)> {
-        grads.clear();
-        let ((loss, errors), tape) = Tape::record(|| self.loss(net_out()?))?;
-        tape.backward_from_loss(&loss, grads)?;
-        let norm = optim::global_norm(params, grads)?;
-        Ok((Outcome { loss, norm }, errors))
+    /// Whether what was drawn is finite.
+    pub(super) fn is_finite(&self) -> Result<bool> {
+        self.x0.is_finite()
     }
+}
 
-    /// Where the first number that is not finite came from, as a sentence part; `again` runs the step once more while every
-    /// number is checked.
-    pub(super) fn explain_non_finite<T>(&self, loss: f64, norm: f64, again: impl FnOnce() -> Result<T>) -> String {
-        let what = if loss.is_finite() { format!("gradient norm is {norm}") } else { format!("loss is {loss}") };
-        let cause = match self.x0.is_finite() {
-            Ok(false) => Some("the batch itself holds numbers that are not finite".to_string()),
-            _ => tape::find_non_finite(|| again().map(|_| ())).ok().flatten(),
-        };
-        format!("{what}; {}", cause.unwrap_or_else(|| "no single op made it; the sum overflowed".into()))
-    }
+/// Fills `grads` with those of `loss`, which returns it and a number for each row; returns the loss and the norm of the gradients,
+/// and those numbers, which the device may still be at work on.
+pub(super) fn gradients(
+    params: &Params,
+    grads: &mut Grads,
+    loss: impl FnOnce() -> Result<(Tensor, Tensor)>,
+) -> Result<(Outcome, Tensor)> {
+    grads.clear();
+    let ((loss, rows), tape) = Tape::record(loss)?;
+    tape.backward_from_loss(&loss, grads)?;
+    let norm = optim::global_norm(params, grads)?;
+    Ok((Outcome { loss, norm }, rows))
+}
+
+/// Where the first number that is not finite came from, as a sentence part; `again` runs the step once more while every
+/// number is checked.
+pub(super) fn explain_non_finite<T>(
+    (loss, norm): (f64, f64),
+    batch_is_finite: Result<bool>,
+    again: impl FnOnce() -> Result<T>,
+) -> String {
+    let what = if loss.is_finite() { format!("gradient norm is {norm}") } else { format!("loss is {loss}") };
+    let cause = match batch_is_finite {
+        Ok(false) => Some("the batch itself holds numbers that are not finite".to_string()),
+        _ => tape::find_non_finite(|| again().map(|_| ())).ok().flatten(),
+    };
+    format!("{what}; {}", cause.unwrap_or_else(|| "no single op made it; the sum overflowed".into()))
 }

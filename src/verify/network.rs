@@ -4,7 +4,7 @@ use super::measure::{largest, table};
 use super::{Bound, Identity};
 use crate::device::Device;
 use crate::error::Result;
-use crate::io::folder::{FORMAT_VERSION, ModelFolder, TweedieJson};
+use crate::io::folder::{FORMAT_VERSION, ModelFolder, NetworkEntry, TweedieJson};
 use crate::nn::{BlockType, Mode, Params, UNet, UNetConfig, initialise};
 use crate::ops::time_features;
 use crate::process::{BetaCurve, BetaSchedule, Level, Process, SchedulerConfig, TimeConvention, Vp};
@@ -245,7 +245,7 @@ fn refusals() -> Result<f64> {
     let mut wrong = 0;
     for (name, is_right) in [("ddpm_index", true), ("time", false), ("log_snr", false), ("seconds", false)] {
         let own = description(name);
-        folder.write_descriptions(&config(), &scheduler, &own)?;
+        folder.write_descriptions(&NetworkEntry::unet(&config()), &scheduler, &own)?;
         wrong += usize::from(folder.read_descriptions().is_ok() != is_right);
     }
     // Left behind, it would only be overwritten by the next run.
