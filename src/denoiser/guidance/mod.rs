@@ -6,10 +6,12 @@
 
 mod classifier;
 mod free;
+mod network;
 mod pair;
 
 pub use classifier::{ClassScore, ClassifierGuided, OracleClassifier};
 pub use free::ClassifierFree;
+pub use network::NoisyClassifier;
 pub use pair::{Guided, Pair, Two};
 
 use crate::error::{Error, Result};
