@@ -1,9 +1,11 @@
 //! What a training run does: presets, a TOML file, `--set key=value` and flags, laid over one another in this order.
 
+mod classifier;
 mod loss;
 mod presets;
 mod tables;
 
+pub use classifier::{CLASSIFIER, TASKS};
 pub use presets::PRESETS;
 
 use crate::data::Dataset;
@@ -23,6 +25,9 @@ use toml::{Table, Value};
 pub struct TrainConfig {
     /// Name the settings started from.
     pub preset: String,
+    /// What is trained: `diffusion`, or `classifier`, which tells classes of noisy images and guides samples.
+    #[serde(default = "default_task")]
+    pub task: String,
     /// Data set: `digits` or a path.
     pub data: String,
     /// Optimiser steps.
@@ -161,6 +166,10 @@ pub struct TrainConfig {
 }
 
 // Settings that runs of older versions do not have.
+fn default_task() -> String {
+    "diffusion".into()
+}
+
 fn default_process() -> String {
     "ddpm".into()
 }
@@ -272,6 +281,12 @@ impl TrainConfig {
                 let (process, readers) = (&self.process, readers.join(" or "));
                 return bad(format!("{key}: has no meaning for process = \"{process}\"; use process = {readers}"));
             }
+        }
+        if !TASKS.contains(&self.task.as_str()) {
+            return Err(unknown_name("task", &self.task, &TASKS));
+        }
+        if self.task == CLASSIFIER {
+            self.check_classifier()?;
         }
         ConvAccuracy::from_name(&self.conv_accuracy)?;
         Precision::from_name(&self.precision)?;

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
-use tweedie::config::TrainConfig;
+use tweedie::config::{CLASSIFIER, TrainConfig};
 use tweedie::nn::Precision;
 use tweedie::train::{RunOptions, TrainSummary, saved_config, train};
 use tweedie::{Error, Result, cli};
 
-/// Train a diffusion model. Without arguments: a class-conditional model of handwritten digits, in about a minute.
+/// Train a diffusion model, or a classifier that guides one. Without arguments: a class-conditional model of handwritten digits, in about a minute.
 #[derive(Parser)]
 #[command(
     version,
@@ -23,14 +23,18 @@ use tweedie::{Error, Result, cli};
   train --data /usr/share/datasets/fashion-mnist --preset small --out runs/fashion --steps 5000
   train --out runs/digits --resume --steps 4000
   train --preset digits-likelihood
+  train --task classifier
   train --weight min-snr --set min_snr_gamma=5 --set time_sampling=stratified --out runs/min-snr
   train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1"
 )]
 struct Args {
+    /// diffusion, or classifier: a network that tells the classes of noisy images and guides samples to them [default: diffusion]
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
     /// Data set: digits, or a folder or file of IDX images
     #[arg(long)]
     data: Option<String>,
-    /// Model folder to write [default: runs/PRESET]
+    /// Model folder to write [default: runs/PRESET, or runs/PRESET-classifier]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Settings to start from: digits, small, flags, cifar10, digits-likelihood [default: digits]
@@ -97,6 +101,7 @@ impl Args {
             }
         };
         let int = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
+        put("task", self.task.clone().map(Value::String));
         put("data", self.data.clone().map(Value::String));
         put("steps", self.steps.map(int));
         put("batch", self.batch.map(|n| int(n as u64)));
@@ -123,13 +128,20 @@ impl Args {
             Some(name) => Some(name.clone()),
             None => from_file("preset")?,
         };
-        let fallback = format!("runs/{}", preset.as_deref().unwrap_or("digits"));
+        let task = match &self.task {
+            Some(name) => Some(name.clone()),
+            None => from_file("task")?,
+        };
+        let is_classifier = task.as_deref() == Some(CLASSIFIER);
+        let name = preset.as_deref().unwrap_or("digits");
+        let fallback = if is_classifier { format!("runs/{name}-classifier") } else { format!("runs/{name}") };
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from(fallback));
         let saved = if self.resume { saved_config(&out)? } else { None };
         let base = match (saved, &preset) {
             (Some(saved), None) => saved,
             (Some(saved), Some(name)) if *name == saved.preset => saved,
-            (_, name) => TrainConfig::preset(name.as_deref().unwrap_or("digits"))?,
+            _ if is_classifier => TrainConfig::classifier_preset(name)?,
+            _ => TrainConfig::preset(name)?,
         };
         let config = TrainConfig::overlay(&base, self.config.as_deref(), &self.set, self.flags())?;
         Ok((out, config))
@@ -193,6 +205,13 @@ fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
         eprintln!("continue with: cargo run --release --bin train -- --out {model} --resume");
     } else {
         eprintln!("wrote {model} (samples/, loss.png, metrics.jsonl)");
+        if s.task == CLASSIFIER {
+            eprintln!("next: cargo run --release --bin eval -- --model {model} --metric accuracy");
+            eprintln!(
+                "and:  cargo run --release --bin sample -- --model runs/MODEL --guidance classifier --classifier {model} --class 3"
+            );
+            return print_json(args, s);
+        }
         let class = if s.class_conditional { " --class 3" } else { "" };
         eprintln!("next: cargo run --release --bin sample -- --model {model}{class} --count 64 --out samples.png");
     }

@@ -2,7 +2,7 @@
 
 use super::{
     TrainConfig, default_conv_accuracy, default_ou_rate, default_precision, default_process, default_rho,
-    default_sigma_data, loss,
+    default_sigma_data, default_task, loss,
 };
 use crate::error::{Result, unknown_name};
 
@@ -17,6 +17,7 @@ impl TrainConfig {
     pub fn preset(name: &str) -> Result<TrainConfig> {
         let digits = TrainConfig {
             preset: "digits".into(),
+            task: default_task(),
             data: "digits".into(),
             steps: 1000,
             batch: 64,

@@ -1,6 +1,7 @@
 //! Training: the loop, its checkpoints and its reports; and [`fit`], a run in one call.
 
 mod checkpoint;
+mod classifying;
 mod denoising;
 mod fit;
 mod report;
@@ -56,6 +57,8 @@ pub struct TrainSummary {
     pub val_loss: Option<f64>,
     /// Seconds this call took.
     pub seconds: f64,
+    /// What was trained, as the setting says.
+    pub task: String,
     /// What a batch is made of: images.
     pub rows: &'static str,
     /// Training images (or other rows of batches) per second, reports and checkpoints included.
@@ -149,6 +152,7 @@ pub fn train(
         images_per_second: (trainer.step() - first) as f64 * config.batch as f64 / seconds,
         parameters: trainer.parameter_count(),
         class_conditional: trainer.task.is_class_conditional(),
+        task: config.task.clone(),
         rows: trainer.task.rows(),
         peak_tensor_bytes: crate::device::peak_bytes(options.device),
         device: options.device.to_string(),

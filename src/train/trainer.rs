@@ -1,9 +1,10 @@
 //! The state of a run and one training step.
 
+use super::classifying::Classifying;
 use super::denoising::Denoising;
 use super::step;
 use super::task::Task;
-use crate::config::TrainConfig;
+use crate::config::{CLASSIFIER, TrainConfig};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -61,7 +62,11 @@ impl<'a> Trainer<'a> {
                 config.data
             )));
         }
-        Trainer::of_task(config, Box::new(Denoising::new(config, dataset)?), device)
+        let task: Box<dyn Task> = match config.task.as_str() {
+            CLASSIFIER => Box::new(Classifying::new(config, dataset)?),
+            _ => Box::new(Denoising::new(config, dataset)?),
+        };
+        Trainer::of_task(config, task, device)
     }
 
     /// A run at step 0 of any task.
