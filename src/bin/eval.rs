@@ -8,11 +8,13 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tweedie::data::Dataset;
+use tweedie::device::Device;
 use tweedie::error::unknown_name;
 use tweedie::eval::{LossOptions, denoising_loss};
+use tweedie::io::ModelFolder;
 use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
-use tweedie::pipeline::Pipeline;
+use tweedie::pipeline::{ClassifierPipeline, Pipeline};
 use tweedie::{Error, Result, cli};
 
 /// Measure a model, or run its network once on given input.
@@ -23,6 +25,7 @@ use tweedie::{Error, Result, cli};
   eval --model runs/digits --metric loss
   eval --model runs/digits --metric loss --weights raw --count 100 --json
   eval --model runs/digits --metric bpd --metric ode-bpd --count 60
+  eval --model runs/digits-classifier --metric accuracy
   eval --model runs/digits --forward in.safetensors --out out.safetensors"
 )]
 struct Args {
@@ -33,7 +36,8 @@ struct Args {
     #[arg(long)]
     data: Option<String>,
     /// What to measure on held-out images: loss (mean eps-loss), bpd (variational bound in bits/dim, split in L_T, L_{t-1} and L_0), ode-bpd
-    /// (density of the probability-flow ODE in bits/dim, of dequantised images); may be repeated [default: loss]
+    /// (density of the probability-flow ODE in bits/dim, of dequantised images); may be repeated; of a classifier, accuracy by noise level
+    /// [default: loss, or accuracy]
     #[arg(long)]
     metric: Vec<String>,
     /// Run the network once: x [n,h,w,c], t [n], optional class_labels [n]; writes net_out [n,h,w,c]
@@ -70,7 +74,8 @@ struct Args {
     json: bool,
 }
 
-const METRICS: [&str; 3] = ["loss", "bpd", "ode-bpd"];
+const ACCURACY: &str = "accuracy";
+const METRICS: [&str; 4] = ["loss", "bpd", "ode-bpd", ACCURACY];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -88,11 +93,49 @@ fn run(args: &Args) -> Result<()> {
         return Err(unknown_name("metric", name, &METRICS));
     }
     let weights = cli::weights_flag(&args.weights)?;
+    if ModelFolder::new(&args.model).is_classifier()? {
+        return measure_classifier(args, device, precision);
+    }
+    if args.metric.iter().any(|m| m == ACCURACY) {
+        return Err(Error::Usage(format!(
+            "--metric accuracy: \"{}\" is no classifier; train one with train --task classifier",
+            args.model.display()
+        )));
+    }
     let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?.with_precision(precision);
     match (&args.forward, &args.out) {
         (Some(input), Some(output)) => forward(&pipeline, input, output),
         _ => measure(args, &pipeline),
     }
+}
+
+fn measure_classifier(args: &Args, device: Device, precision: Precision) -> Result<()> {
+    if let Some(name) = args.metric.iter().find(|m| *m != ACCURACY) {
+        return Err(Error::Usage(format!(
+            "--metric {name}: the model is a classifier; it has --metric accuracy alone"
+        )));
+    }
+    if args.forward.is_some() {
+        return Err(Error::Usage("--forward: the model is a classifier; name a diffusion model".into()));
+    }
+    let weights = cli::weights_flag(&args.weights)?;
+    let classifier = ClassifierPipeline::load(&args.model, weights)?.to_device(device)?.with_precision(precision);
+    let own = classifier.description();
+    let spec = args.data.clone().unwrap_or_else(|| own.data.clone());
+    let data = Dataset::load(&spec, own.split_seed)?;
+    if data.shape() != own.image_shape {
+        let (d, m) = (data.shape(), own.image_shape);
+        return Err(Error::Usage(format!(
+            "--data {spec}: images of {d:?}, the classifier wants {m:?} (height, width, channels)"
+        )));
+    }
+    let (report, text) =
+        cli::accuracy(&classifier, &data, (args.count, args.seed), args.likelihood.plot.as_deref(), &args.model)?;
+    match args.json {
+        true => cli::print_line(&json!({ "model": args.model, "data": spec, "accuracy": report }).to_string()),
+        false => cli::print_line(&text),
+    }
+    Ok(())
 }
 
 fn forward(pipeline: &Pipeline, input: &Path, output: &Path) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::denoiser::guidance::Strength;
 use crate::error::{Error, Result, unknown_name};
 use crate::io::image::{Picture, from_u8, read_png};
 use crate::nn::Precision;
-use crate::pipeline::{Guidance, Known, Pipeline};
+use crate::pipeline::{ClassifierPipeline, Guidance, Known, Pipeline, Weights};
 use crate::sampler::Resampling;
 use crate::tensor::Tensor;
 use clap::Args;
@@ -21,7 +21,8 @@ pub struct EditArgs {
     /// The same counted from 0, as Ho & Salimans have it: W − 1
     #[arg(long, value_name = "W", allow_negative_numbers = true, conflicts_with = "guidance_scale")]
     pub guidance_weight: Option<f64>,
-    /// classifier_free, or autoguidance by the weaker model of --guide [default: what the other flags ask for]
+    /// classifier_free, classifier (by the gradient of --classifier) or autoguidance (by the weaker model of --guide) [default: what the
+    /// other flags ask for]
     #[arg(long, value_name = "NAME")]
     pub guidance: Option<String>,
     /// Guide only where sigma/alpha lies between these: LOW:HIGH, either may be left out
@@ -33,6 +34,9 @@ pub struct EditArgs {
     /// Model folder of a weaker model to leave behind (autoguidance)
     #[arg(long, value_name = "DIR")]
     pub guide: Option<PathBuf>,
+    /// Model folder of a classifier of noisy images, as train --task classifier writes it
+    #[arg(long, value_name = "DIR")]
+    pub classifier: Option<PathBuf>,
     /// PNG whose part under --mask is filled in; the rest stays, bit for bit
     #[arg(long, value_name = "FILE.png", requires = "mask")]
     pub inpaint: Option<PathBuf>,
@@ -56,22 +60,26 @@ impl EditArgs {
     /// # Errors
     /// [`Error::Usage`] for a name, scale or interval that is none, or flags that do not go together; those of loading a guide.
     pub fn guidance(&self, device: &str, precision: Precision) -> Result<Guidance> {
-        const NAMES: [&str; 2] = ["classifier_free", "autoguidance"];
+        const NAMES: [&str; 3] = ["classifier_free", "classifier", "autoguidance"];
         let scale = self.guidance_scale.or(self.guidance_weight.map(|w| w + 1.0));
-        let kind = match (&self.guidance, &self.guide) {
-            (Some(name), _) if !NAMES.contains(&name.as_str()) => {
+        let kind = match (&self.guidance, &self.classifier, &self.guide) {
+            (Some(name), ..) if !NAMES.contains(&name.as_str()) => {
                 return Err(unknown_name("guidance", name, &NAMES));
             }
-            (Some(name), _) => Some(name.as_str()),
-            (None, Some(_)) => Some("autoguidance"),
-            (None, None) => scale.map(|_| "classifier_free"),
+            (Some(name), ..) => Some(name.as_str()),
+            (None, Some(_), _) => Some("classifier"),
+            (None, None, Some(_)) => Some("autoguidance"),
+            (None, None, None) => scale.map(|_| "classifier_free"),
         };
         let given = [
             ("--guidance-interval", self.guidance_interval.is_some()),
             ("--guidance-rescale", self.guidance_rescale.is_some()),
             ("--guidance", self.guidance.is_some()),
+            ("--classifier", self.classifier.is_some()),
             ("--guide", self.guide.is_some()),
         ];
+        // Bayes' rule, where a classifier is given and nothing else is said.
+        let scale = scale.or((kind == Some("classifier") && self.classifier.is_some()).then_some(1.0));
         let Some(scale) = scale else {
             return match given.iter().find(|(_, given)| *given) {
                 Some((flag, _)) => {
@@ -83,16 +91,28 @@ impl EditArgs {
         let strength = Strength { scale, interval: self.guidance_interval.as_deref().map(interval).transpose()? };
         strength.check()?;
         let rescale = self.guidance_rescale.unwrap_or(0.0);
-        match (kind, &self.guide) {
-            (Some("autoguidance"), Some(folder)) => {
+        match (kind, &self.classifier, &self.guide) {
+            (Some("classifier"), Some(_), _) if self.guidance_rescale.is_some() => Err(Error::Usage(
+                "--guidance-rescale: has no meaning for --guidance classifier, which has no second estimate".into(),
+            )),
+            (Some("classifier"), Some(folder), None) => {
+                let classifier = ClassifierPipeline::load(folder, Weights::Ema)?;
+                let classifier = classifier.to_device(check_machine(device, precision)?)?.with_precision(precision);
+                Ok(Guidance::Classifier { classifier: Arc::new(classifier), strength })
+            }
+            (Some("classifier"), None, _) => Err(Error::Usage(
+                "--guidance classifier: wants the classifier; add --classifier DIR, trained with train --task classifier".into(),
+            )),
+            (Some("autoguidance"), None, Some(folder)) => {
                 let guide = Pipeline::load(folder)?.to_device(check_machine(device, precision)?)?;
                 Ok(Guidance::Auto { guide: Arc::new(guide.with_precision(precision)), strength, rescale })
             }
-            (Some("autoguidance"), None) => {
+            (Some("autoguidance"), None, None) => {
                 Err(Error::Usage("--guidance autoguidance: wants the weaker model; add --guide DIR".into()))
             }
-            (_, Some(_)) => Err(Error::Usage("--guide: belongs to --guidance autoguidance".into())),
-            (_, None) => Ok(Guidance::ClassifierFree { strength, rescale }),
+            (_, Some(_), _) => Err(Error::Usage("--classifier: belongs to --guidance classifier".into())),
+            (_, None, Some(_)) => Err(Error::Usage("--guide: belongs to --guidance autoguidance".into())),
+            (_, None, None) => Ok(Guidance::ClassifierFree { strength, rescale }),
         }
     }
 

@@ -1,9 +1,11 @@
 //! What the programs share: errors and exit codes, threads, progress bars, sampler flags, and files by their ending.
 
+mod accuracy;
 mod edit;
 mod likelihood;
 mod output;
 
+pub use accuracy::accuracy;
 pub use edit::EditArgs;
 pub use likelihood::{LikelihoodFlags, bpd, measured, ode_bpd};
 pub use output::{OutputKind, write_samples, write_trajectory};

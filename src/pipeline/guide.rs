@@ -1,12 +1,13 @@
 //! Guidance and known parts of samples, made ready for the batches of a run.
 
-use super::Pipeline;
 use super::sample::{Network, SampleOptions};
-use crate::denoiser::guidance::{ClassifierFree, Guided, Strength, Two};
+use super::{ClassifierPipeline, Pipeline};
+use crate::denoiser::guidance::{ClassifierFree, ClassifierGuided, Guided, NoisyClassifier, Strength, Two};
 use crate::denoiser::{Denoiser, NetworkDenoiser};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::ClassEmbed;
+use crate::process::SchedulerConfig;
 use crate::sampler::{KnownComponents, KnownElements, Projection};
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -23,6 +24,13 @@ pub enum Guidance {
         strength: Strength,
         /// As [`Guided::rescale`].
         rescale: f64,
+    },
+    /// A classifier of noisy images, whose gradient is added: the model itself need not know of classes (items 55 and 56).
+    Classifier {
+        /// The classifier.
+        classifier: Arc<ClassifierPipeline>,
+        /// w, and where.
+        strength: Strength,
     },
     /// A weaker model, left behind.
     Auto {
@@ -98,7 +106,10 @@ impl Known {
 /// The guidance of a run, checked against the network.
 pub(super) struct Prepared<'a> {
     guidance: &'a Guidance,
+    /// Classes that the network is told.
     labels: Option<&'a [u32]>,
+    /// Classes that a classifier shall find.
+    targets: &'a [u32],
     null: u32,
 }
 
@@ -109,6 +120,7 @@ impl<'a> Prepared<'a> {
         network: &Network<'_>,
         options: &'a SampleOptions,
         labels: Option<&'a [u32]>,
+        targets: &'a [u32],
     ) -> Result<Prepared<'a>> {
         let mut null = 0;
         match &options.guidance {
@@ -117,12 +129,16 @@ impl<'a> Prepared<'a> {
                 check(strength, *rescale)?;
                 null = null_class(network, labels)?;
             }
+            Guidance::Classifier { classifier, strength } => {
+                strength.check()?;
+                check_classifier(network, classifier)?;
+            }
             Guidance::Auto { guide, strength, rescale } => {
                 check(strength, *rescale)?;
                 check_guide(network, guide)?;
             }
         }
-        Ok(Prepared { guidance: &options.guidance, labels, null })
+        Ok(Prepared { guidance: &options.guidance, labels, targets, null })
     }
 
     /// The classes of a batch, then the null class as often, where both are asked for.
@@ -151,6 +167,15 @@ impl<'a> Prepared<'a> {
             Guidance::ClassifierFree { strength, rescale } => {
                 let pair = ClassifierFree::new(&inner, doubled);
                 Box::new(Guided { pair, strength: *strength, rescale: *rescale })
+            }
+            Guidance::Classifier { classifier, strength } => {
+                let classifier = NoisyClassifier {
+                    classifier: classifier.classifier(),
+                    params: classifier.params(),
+                    scheduler: classifier.scheduler(),
+                    labels: &self.targets[first..first + n],
+                };
+                Box::new(ClassifierGuided { inner, classifier, strength: *strength })
             }
             Guidance::Auto { guide, strength, rescale } => {
                 let away = NetworkDenoiser {
@@ -216,12 +241,7 @@ fn check_guide(network: &Network<'_>, guide: &Pipeline) -> Result<()> {
         let (own, other) = (own.in_channels, other.in_channels);
         return Err(Error::Usage(format!("--guide: the model has images of {own} channels, the guide of {other}")));
     }
-    let (process, others) = (network.scheduler.process()?, guide.scheduler().process()?);
-    let differ = |time: f64| {
-        let (a, b) = (process.level(time), others.level(time));
-        (a.alpha - b.alpha).abs() > 1e-6 || (a.sigma - b.sigma).abs() > 1e-6 * a.sigma.max(1.0)
-    };
-    if [0.1, 0.3, 0.5, 0.7, 0.9].into_iter().any(differ) {
+    if !same_process(network.scheduler, guide.scheduler())? {
         return Err(Error::Usage("--guide: the guide was trained with another process than the model".into()));
     }
     if classes(other).is_some() && classes(own) != classes(other) {
@@ -231,4 +251,50 @@ fn check_guide(network: &Network<'_>, guide: &Pipeline) -> Result<()> {
         return Err(Error::Device("--guide: the guide is on another device than the model".into()));
     }
     Ok(())
+}
+
+/// A classifier must have seen the images as the model sees them.
+fn check_classifier(network: &Network<'_>, classifier: &ClassifierPipeline) -> Result<()> {
+    let (c, own) = (network.unet.config().in_channels, classifier.description());
+    if own.image_shape[2] != c {
+        let other = own.image_shape[2];
+        return Err(Error::Usage(format!(
+            "--classifier: the model has images of {c} channels, the classifier of {other}"
+        )));
+    }
+    if !same_process(network.scheduler, classifier.scheduler())? {
+        return Err(Error::Usage(
+            "--classifier: the classifier was trained with another process than the model; train one with the model's preset \
+             and settings, and --task classifier"
+                .into(),
+        ));
+    }
+    let (told, other) = (network.scheduler.time_convention.name(), classifier.scheduler().time_convention.name());
+    if told != other {
+        return Err(Error::Usage(format!(
+            "--classifier: the classifier was trained with the time convention {other}, the model with {told}; train one with \
+             --set time_convention={told}"
+        )));
+    }
+    if let ClassEmbed::Table(rows) = network.unet.config().class_embed {
+        let classes = rows - usize::from(network.has_null_class);
+        if classes != classifier.classes() {
+            let other = classifier.classes();
+            return Err(Error::Usage(format!("--classifier: the model has {classes} classes, the classifier {other}")));
+        }
+    }
+    if classifier.params().device() != network.params.device() {
+        return Err(Error::Device("--classifier: the classifier is on another device than the model".into()));
+    }
+    Ok(())
+}
+
+/// Whether both noise images alike.
+fn same_process(a: &SchedulerConfig, b: &SchedulerConfig) -> Result<bool> {
+    let (a, b) = (a.process()?, b.process()?);
+    let close = |time: f64| {
+        let (a, b) = (a.level(time), b.level(time));
+        (a.alpha - b.alpha).abs() <= 1e-6 && (a.sigma - b.sigma).abs() <= 1e-6 * a.sigma.max(1.0)
+    };
+    Ok([0.1, 0.3, 0.5, 0.7, 0.9].into_iter().all(close))
 }

@@ -8,9 +8,11 @@
 //! # Ok::<(), tweedie::Error>(())
 //! ```
 
+mod classifier;
 mod guide;
 mod sample;
 
+pub use classifier::ClassifierPipeline;
 pub use guide::{Guidance, Known};
 pub use sample::{Class, Network, SampleOptions, Samples, encode_network, sample_network};
 
@@ -19,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::io::folder::{ModelFolder, TweedieJson};
 use crate::io::tensors::TensorFile;
 use crate::io::weights::open_params;
-use crate::nn::{ClassEmbed, ClassInput, MAX_SIDE, Mode, Params, Precision, UNet};
+use crate::nn::{ClassEmbed, ClassInput, MAX_SIDE, Mode, ParamSpec, Params, Precision, UNet};
 use crate::process::SchedulerConfig;
 use crate::tensor::Tensor;
 use std::path::Path;
@@ -32,6 +34,24 @@ pub enum Weights {
     Ema,
     /// The last weights of the optimiser.
     Raw,
+}
+
+/// Maps the weights of the network in `component`.
+fn open_weights(folder: &ModelFolder, component: &str, specs: &[ParamSpec], weights: Weights) -> Result<Params> {
+    let has_checkpoint = folder.checkpoint().is_file();
+    let (path, prefix) = match weights {
+        Weights::Raw if has_checkpoint => (folder.checkpoint(), "raw."),
+        // A run killed between its first checkpoint and its first weights has the averages there alone.
+        Weights::Ema if has_checkpoint && !folder.weights(component).exists() => (folder.checkpoint(), "ema."),
+        _ => (folder.weights(component), ""),
+    };
+    if !path.is_file() {
+        let (root, path) = (folder.root().display(), path.display());
+        return Err(Error::Model(format!(
+            "model \"{root}\": {path} is missing; the model has no weights (only safetensors files are read)"
+        )));
+    }
+    open_params(&TensorFile::open(path)?.into(), specs, prefix)
 }
 
 /// A loaded model.
@@ -66,20 +86,7 @@ impl Pipeline {
         let folder = ModelFolder::new(folder.as_ref());
         let (config, scheduler, own) = folder.read_descriptions()?;
         let unet = UNet::new(&config)?;
-        let has_checkpoint = folder.checkpoint().is_file();
-        let (path, prefix) = match weights {
-            Weights::Raw if has_checkpoint => (folder.checkpoint(), "raw."),
-            // A run killed between its first checkpoint and its first weights has the averages there alone.
-            Weights::Ema if has_checkpoint && !folder.weights("unet").exists() => (folder.checkpoint(), "ema."),
-            _ => (folder.weights("unet"), ""),
-        };
-        if !path.is_file() {
-            let (root, path) = (folder.root().display(), path.display());
-            return Err(Error::Model(format!(
-                "model \"{root}\": {path} is missing; the model has no weights (only safetensors files are read)"
-            )));
-        }
-        let params = open_params(&TensorFile::open(path)?.into(), unet.specs(), prefix)?;
+        let params = open_weights(&folder, "unet", unet.specs(), weights)?;
         let [h, w] = match (&own, config.sample_size) {
             (Some(own), _) => [own.image_shape[0], own.image_shape[1]],
             (None, Some(size)) => size,

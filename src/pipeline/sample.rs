@@ -87,7 +87,7 @@ pub struct Samples {
     pub x0: Tensor,
     /// The start, `[count,h,w,c]`.
     pub x_t: Tensor,
-    /// Class of each, for a class-conditional model (its last class is the null class).
+    /// Class of each, for a class-conditional model (its last class is the null class), or one that a classifier guides.
     pub class_labels: Option<Vec<u32>>,
     /// Every state `[count,h,w,c]`, noisiest first, if asked for.
     pub states: Vec<Tensor>,
@@ -199,7 +199,8 @@ fn run_batches(
     let batches = count.div_ceil(options.batch);
     let (mut parts, mut nfe) = (Vec::new(), 0);
     let mut trajectory: Vec<Vec<(Tensor, Tensor)>> = Vec::new();
-    let guide = Prepared::new(network, options, labels.as_deref())?;
+    let targets = targets(options, count)?;
+    let guide = Prepared::new(network, options, labels.as_deref(), &targets)?;
     for b in 0..batches {
         let first = b * options.batch;
         let n = options.batch.min(count - first);
@@ -265,7 +266,8 @@ fn run_batches(
             "sample: the result holds numbers that are not finite; are the weights sound?".into(),
         ));
     }
-    Ok(Samples { x0, x_t: start, class_labels: labels, states, x0_hats, nfe, seconds })
+    let class_labels = labels.or((!targets.is_empty()).then_some(targets));
+    Ok(Samples { x0, x_t: start, class_labels, states, x0_hats, nfe, seconds })
 }
 
 /// Refuses counts whose images alone would take more than 8 GiB.
@@ -297,11 +299,27 @@ fn check_variance(network: &Network<'_>, options: &SampleOptions) -> Result<()> 
     Ok(())
 }
 
+/// The class that a classifier shall find in each sample; none without a classifier.
+fn targets(options: &SampleOptions, count: usize) -> Result<Vec<u32>> {
+    let Guidance::Classifier { classifier, .. } = &options.guidance else { return Ok(Vec::new()) };
+    let classes = classifier.classes();
+    match options.class {
+        Class::Cycle => Ok((0..count).map(|i| (i % classes) as u32).collect()),
+        Class::Index(k) if k < classes => Ok(vec![k as u32; count]),
+        Class::Index(k) => Err(Error::Usage(format!("--class {k}: the classifier has classes 0 to {}", classes - 1))),
+        Class::Null => Err(Error::Usage(
+            "--class none: gives a classifier nothing to guide towards; name a class or leave --class out".into(),
+        )),
+    }
+}
+
 fn class_labels(network: &Network<'_>, options: &SampleOptions) -> Result<Option<Vec<u32>>> {
     let rows = match network.unet.config().class_embed {
         ClassEmbed::Table(rows) => rows,
         ClassEmbed::None => {
             return match options.class {
+                // The classifier's, not the network's.
+                Class::Index(_) if matches!(options.guidance, Guidance::Classifier { .. }) => Ok(None),
                 Class::Cycle | Class::Null => Ok(None),
                 Class::Index(k) => {
                     Err(Error::Usage(format!("--class {k}: the model has no classes; leave --class out")))
