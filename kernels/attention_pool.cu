@@ -33,13 +33,12 @@ __device__ __forceinline__ void dots(Head at, const float* __restrict__ a, const
     }
 }
 
-// The sum over a block, known to all its threads.
+// The sum over a block, known to all its threads: each adds those of the four warps.
 __device__ __forceinline__ double shared_sum(double value, double* __restrict__ warps) {
-    const double sum = block_sum(value, warps);
+    value = warp_sum(value);
+    if ((threadIdx.x & 31u) == 0) warps[threadIdx.x >> 5] = value;
     __syncthreads();
-    if (threadIdx.x == 0) warps[0] = sum;
-    __syncthreads();
-    const double all = warps[0];
+    const double all = ((warps[0] + warps[1]) + warps[2]) + warps[3];
     __syncthreads();
     return all;
 }
