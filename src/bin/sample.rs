@@ -7,7 +7,7 @@ use clap::Parser;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tweedie::cli::{self, EditArgs, OutputKind};
+use tweedie::cli::{self, EditArgs, OutputKind, Sheet};
 use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::{Pipeline, SampleOptions};
@@ -25,6 +25,8 @@ use tweedie::{Error, Result};
   sample --model runs/digits --class 3 --guidance-scale 2 --out clear_threes.png
   sample --model runs/flags --inpaint flag.png --mask left --resample 10 --count 15 --out filled.png
   sample --model runs/flags --colorize grey.png --count 15 --out coloured.png
+  sample --model runs/digits-unconditional --classifier runs/digits-classifier --guidance-scale 2 --class 3 --out threes.png
+  sample --model runs/digits --interpolate 3 17 --count 11 --out strip.png
   sample --model runs/digits --sampler dpmpp_2m --spacing log_snr --steps 12 --out fast.png
   sample --model runs/digits --sampler heun --steps 50 --encode images.safetensors --out latents.safetensors"
 )]
@@ -32,9 +34,10 @@ struct Args {
     /// Model folder, as train or diffusers writes it
     #[arg(long)]
     model: PathBuf,
-    /// ddpm, ddim, euler, heun, rk4, rk45, euler_maruyama, predictor_corrector, edm, dpmpp_2m or euler_ancestral
-    #[arg(long, default_value = "ddpm")]
-    sampler: String,
+    /// ddpm, ddim, euler, heun, rk4, rk45, euler_maruyama, predictor_corrector, edm, dpmpp_2m or euler_ancestral [default: ddpm, for
+    /// --interpolate heun]
+    #[arg(long)]
+    sampler: Option<String>,
     /// Steps [default: 50]; an evaluation of the network each, 2 for heun and edm, 4 for rk4, 1 + --corrector-steps for predictor_corrector
     #[arg(long)]
     steps: Option<usize>,
@@ -191,7 +194,9 @@ fn run(args: &Args) -> Result<()> {
         Some(path) => Some((path, OutputKind::of_states("--trajectory", path)?)),
         None => None,
     };
-    let sampler = SamplerKind::from_name(&args.sampler)?;
+    let is_strip = !args.edit.interpolate.is_empty();
+    let usual = if is_strip { SamplerKind::Heun } else { SamplerKind::Ddpm };
+    let sampler = args.sampler.as_deref().map_or(Ok(usual), SamplerKind::from_name)?;
     args.check_flags(sampler)?;
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;
@@ -206,7 +211,7 @@ fn run(args: &Args) -> Result<()> {
         (None, Some(name)) => Some(GridKind::from_name(name)?),
         (None, None) => None,
     };
-    let options = SampleOptions {
+    let mut options = SampleOptions {
         sampler,
         steps,
         spacing,
@@ -228,13 +233,18 @@ fn run(args: &Args) -> Result<()> {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     };
+    if is_strip {
+        options.class = cli::strip_class(&pipeline, options.class)?;
+        options.init = Some(cli::interpolation(&pipeline, &args.edit.interpolate, &options, &mut show)?);
+    }
     let outcome = match &args.encode {
         Some(path) => pipeline.encode(&cli::read_images(path)?, &options, &mut show),
         None => pipeline.sample_with(&options, &mut show),
     };
     bar.finish_and_clear();
     let samples = outcome?;
-    cli::write_samples(&args.out, kind, &samples, known.as_ref().map(|(_, shown)| shown))?;
+    let columns = is_strip.then_some(args.count);
+    cli::write_samples(&args.out, kind, &samples, Sheet { shown: known.as_ref().map(|(_, shown)| shown), columns })?;
     if let Some((path, kind)) = trajectory {
         cli::write_trajectory(path, kind, &samples)?;
     }
@@ -253,7 +263,7 @@ fn run(args: &Args) -> Result<()> {
             "seconds_per_nfe": samples.seconds / samples.nfe as f64,
             "count": samples.x0.shape()[0],
             "images_per_second": samples.x0.shape()[0] as f64 / samples.seconds,
-            "sampler": args.sampler,
+            "sampler": sampler.name(),
             "steps": steps,
             "seed": args.seed,
             "out": args.out,

@@ -46,6 +46,9 @@ pub struct EditArgs {
     /// PNG that is coloured: its grey levels, the mean of a pixel's channels, are kept
     #[arg(long, value_name = "FILE.png", conflicts_with = "inpaint")]
     pub colorize: Option<PathBuf>,
+    /// The strip of --count samples from one end to the other, spherical in x_T; an end is a seed or a PNG, which is encoded
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["init", "noise", "encode", "inpaint", "colorize"])]
+    pub interpolate: Vec<String>,
     /// Take each stretch of --jump steps this often, with the noise put back between (RePaint) [default: 1]
     #[arg(long, value_name = "TIMES")]
     pub resample: Option<usize>,
@@ -124,7 +127,7 @@ impl EditArgs {
         let [h, w, c] = shape;
         match (&self.inpaint, &self.mask, &self.colorize) {
             (Some(path), Some(mask), _) => {
-                let picture = read(path, "--inpaint", shape, &[c])?;
+                let picture = read_picture(path, "--inpaint", shape, &[c])?;
                 let x0 = Tensor::from_slice(&from_u8(&picture), [1, h, w, c])?;
                 let fill = mask_of(mask, [h, w])?;
                 let known: Vec<f32> = fill.iter().flat_map(|fill| vec![f32::from(u8::from(!fill)); c]).collect();
@@ -142,7 +145,7 @@ impl EditArgs {
                         "--colorize: the model draws grey pictures; use a model of colours".into(),
                     ));
                 }
-                let picture = read(path, "--colorize", shape, &[1, c])?;
+                let picture = read_picture(path, "--colorize", shape, &[1, c])?;
                 let grey: Vec<f32> = from_u8(&picture)
                     .chunks_exact(picture.channels)
                     .map(|pixel| pixel.iter().sum::<f32>() / pixel.len() as f32)
@@ -190,7 +193,7 @@ fn interval(text: &str) -> Result<(f64, f64)> {
 }
 
 /// A picture of the model's size, with one of these numbers of channels.
-fn read(path: &Path, flag: &str, [h, w, _]: [usize; 3], channels: &[usize]) -> Result<Picture> {
+pub(super) fn read_picture(path: &Path, flag: &str, [h, w, _]: [usize; 3], channels: &[usize]) -> Result<Picture> {
     let picture = read_png(path)?;
     let shown = path.display();
     if [picture.height, picture.width] != [h, w] {

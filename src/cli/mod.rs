@@ -2,13 +2,15 @@
 
 mod accuracy;
 mod edit;
+mod interpolate;
 mod likelihood;
 mod output;
 
 pub use accuracy::accuracy;
 pub use edit::EditArgs;
+pub use interpolate::{interpolation, strip_class};
 pub use likelihood::{LikelihoodFlags, bpd, measured, ode_bpd};
-pub use output::{OutputKind, write_samples, write_trajectory};
+pub use output::{OutputKind, Sheet, write_samples, write_trajectory};
 
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -58,22 +58,31 @@ fn no_picture(flag: &str, path: &Path) -> Error {
     Error::Usage(format!("{flag} {}: expected .safetensors or .gif", path.display()))
 }
 
-fn sheet(x: &Tensor) -> Result<Picture> {
+fn sheet(x: &Tensor, columns: Option<usize>) -> Result<Picture> {
     let Some(shape @ [n, h, w, _]) = x.shape().nhwc() else {
         return Err(Error::Shape(format!("picture: wants [n,h,w,c], got {}", x.shape())));
     };
-    let columns = if n % 10 == 0 && n <= 100 { 10 } else { auto_columns(n) };
+    let columns = columns.unwrap_or(if n % 10 == 0 && n <= 100 { 10 } else { auto_columns(n) });
     grid(x.host::<f32>()?, shape, columns, auto_scale(h, w), 2)
 }
 
-/// Writes `samples` to `path`; a picture begins with `shown` `[k,h,w,c]`, what they were made from.
+/// What a picture shows beside the samples, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sheet<'a> {
+    /// What they were made from, `[k,h,w,c]`: the picture begins with it.
+    pub shown: Option<&'a Tensor>,
+    /// Pictures of a row, if said.
+    pub columns: Option<usize>,
+}
+
+/// Writes `samples` to `path`.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be written.
-pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples, shown: Option<&Tensor>) -> Result<()> {
+pub fn write_samples(path: &Path, kind: OutputKind, samples: &Samples, how: Sheet<'_>) -> Result<()> {
     match kind {
-        OutputKind::Png => write_png(path, &sheet(&after(shown, &samples.x0)?)?),
-        OutputKind::Gif => write_frames(path, &samples.states),
+        OutputKind::Png => write_png(path, &sheet(&after(how.shown, &samples.x0)?, how.columns)?),
+        OutputKind::Gif => write_frames(path, &samples.states, how.columns),
         OutputKind::Safetensors => {
             let shape = samples.x0.shape();
             let labels: Vec<i64> = samples.class_labels.iter().flatten().map(|l| i64::from(*l)).collect();
@@ -101,7 +110,7 @@ fn after(shown: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {
 pub fn write_trajectory(path: &Path, kind: OutputKind, samples: &Samples) -> Result<()> {
     match kind {
         OutputKind::Png => Err(no_picture("--trajectory", path)),
-        OutputKind::Gif => write_frames(path, &samples.states),
+        OutputKind::Gif => write_frames(path, &samples.states, None),
         OutputKind::Safetensors => {
             let shape = samples.x0.shape();
             let mut entries = Vec::new();
@@ -115,11 +124,11 @@ pub fn write_trajectory(path: &Path, kind: OutputKind, samples: &Samples) -> Res
     }
 }
 
-fn write_frames(path: &Path, states: &[Tensor]) -> Result<()> {
+fn write_frames(path: &Path, states: &[Tensor], columns: Option<usize>) -> Result<()> {
     let stride = states.len().div_ceil(FRAMES).max(1);
     // Counted from the end, so that the finished image is a frame.
     let last = states.len().saturating_sub(1);
     let chosen = states.iter().enumerate().filter(|(i, _)| (last - i).is_multiple_of(stride));
-    let frames: Vec<Picture> = chosen.map(|(_, x)| sheet(x)).collect::<Result<_>>()?;
+    let frames: Vec<Picture> = chosen.map(|(_, x)| sheet(x, columns)).collect::<Result<_>>()?;
     write_gif(path, &frames, 6)
 }

@@ -10,10 +10,12 @@
 
 mod classifier;
 mod guide;
+mod interpolate;
 mod sample;
 
 pub use classifier::ClassifierPipeline;
 pub use guide::{Guidance, Known};
+pub use interpolate::slerp;
 pub use sample::{Class, Network, SampleOptions, Samples, encode_network, sample_network};
 
 use crate::device::Device;
@@ -160,7 +162,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::sample`].
     pub fn sample_with(&self, options: &SampleOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<Samples> {
-        self.check_class(options.class)?;
+        self.check_class(options)?;
         sample_network(&self.network(), self.image_shape, options, progress)
     }
 
@@ -193,21 +195,22 @@ impl Pipeline {
                 "--encode: x0 wants [n,{h},{w},{c}], the images of the model, got {got}"
             )));
         }
-        self.check_class(options.class)?;
+        self.check_class(options)?;
         let options = SampleOptions { count, init: None, noise: None, ..options.clone() };
         encode_network(&self.network(), x0, &options, progress)
     }
 
-    fn check_class(&self, class: Class) -> Result<()> {
-        if let (Class::Index(k), Some(own)) = (class, &self.own)
+    fn check_class(&self, options: &SampleOptions) -> Result<()> {
+        if let (Class::Index(k), Some(own)) = (options.class, &self.own)
             && own.p_uncond == 1.0
+            && !matches!(options.guidance, Guidance::Classifier { .. })
         {
             return Err(Error::Usage(format!(
                 "--class {k}: all labels were dropped in training (p_uncond = 1): the model knows no class; use --class none"
             )));
         }
         let is_table = matches!(self.unet.config().class_embed, ClassEmbed::Table(_));
-        if let (Class::Null, true, Some(own)) = (class, is_table, &self.own)
+        if let (Class::Null, true, Some(own)) = (options.class, is_table, &self.own)
             && own.p_uncond == 0.0
         {
             return Err(Error::Usage(

@@ -335,7 +335,7 @@ fn class_labels(network: &Network<'_>, options: &SampleOptions) -> Result<Option
     let classes = if network.has_null_class { rows - 1 } else { rows };
     let label = |i: usize| match options.class {
         // A model whose labels were all dropped knows the null class alone.
-        Class::Cycle if network.has_null_class && network.p_uncond == 1.0 => Ok(classes as u32),
+        Class::Cycle | Class::Index(_) if network.has_null_class && network.p_uncond == 1.0 => Ok(classes as u32),
         Class::Cycle => Ok((i % classes.max(1)) as u32),
         Class::Null if network.has_null_class => Ok(classes as u32),
         Class::Null => Err(Error::Usage("--class none: the model has no null class".into())),
