@@ -66,6 +66,12 @@ pub(super) const IDENTITIES: &[Identity] = &[
         bound: Bound::AtLeast(1e-9), // any difference at all
         measure: usual_way,
     },
+    Identity {
+        id: "item 62 S3.remark13 effective weight",
+        claim: "what moves both scores moves the guided one by as much, whatever w is: the weights w and −(w − 1) sum to 1",
+        bound: Bound::AtMost(1e-12), // sums of terms below 100 in f64
+        measure: effective_weight,
+    },
 ];
 
 /// Half of N(1, ½²), the class, and half of N(−1, ½²): the class and everything, as oracles and as laws.
@@ -227,4 +233,24 @@ fn usual_way() -> Result<f64> {
         let [c, u] = [&class, &all].map(|d| d.posterior_mean(&[x], at)[0] as f32);
         Ok(f64::from(u + 1.0 * (c - u)) - f64::from(c))
     })
+}
+
+/// Class and everything moved by v: at x + alpha·v the guided estimate is the old one moved by v.
+fn effective_weight() -> Result<f64> {
+    const V: f64 = 0.7;
+    let moved = [
+        Oracle::isotropic(&[1.0], &[vec![1.0 + V]], &[0.5])?,
+        Oracle::isotropic(&[0.5, 0.5], &[vec![1.0 + V], vec![-1.0 + V]], &[0.5, 0.5])?,
+    ];
+    let mut worst = Vec::new();
+    for scale in [-1.0, 0.0, 1.0, 3.0, 7.0] {
+        let [towards, away] = &moved;
+        let (there, here) =
+            (Guided { pair: Two { towards, away }, strength: Strength::of(scale), rescale: 0.0 }, pair(scale)?);
+        let x0 = |d: &dyn Denoiser, x: f64, at| {
+            Ok::<_, crate::Error>(d.denoise(&column(x)?, at)?.x0_hat()?.to_vec::<f64>()?[0])
+        };
+        worst.push(everywhere(|x, at| Ok(x0(&there, x + at.alpha * V, at)? - x0(&here, x, at)? - V))?);
+    }
+    Ok(largest(worst))
 }
