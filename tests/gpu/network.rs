@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicBool;
 use super::{GPU, can_load_kernels, harness, parity};
 use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
+use tweedie::denoiser::guidance::Strength;
 use tweedie::device::Device;
-use tweedie::pipeline::{Pipeline, SampleOptions};
+use tweedie::pipeline::{Class, ClassifierPipeline, Guidance, Pipeline, SampleOptions, Weights};
 use tweedie::sampler::{SamplerKind, SamplerOptions};
 use tweedie::testing::relative_error;
 use tweedie::train::{RunOptions, Trainer, train};
@@ -79,6 +80,45 @@ fn five_training_steps_have_the_losses_of_the_cpu() {
             assert!(error <= 1e-3, "step {step}: gradient norm {} against {}", got.grad_norm, want.grad_norm);
         }
     }
+    harness::assert_clean();
+}
+
+#[test]
+fn a_classifier_trains_and_steers_as_on_the_cpu() {
+    if !can_load_kernels() {
+        return;
+    }
+    let _gpu = harness::gpu();
+    let data = Dataset::load("digits", 0).unwrap();
+    let config = TrainConfig { task: "classifier".into(), ..tiny(2) };
+    let mut here = Trainer::new(&config, &data, Device::Cpu).unwrap();
+    let mut there = Trainer::new(&config, &data, GPU).unwrap();
+    for step in 0..2 {
+        let (want, got) = (here.train_step().unwrap(), there.train_step().unwrap());
+        assert!((got.loss - want.loss).abs() <= 1e-4 * want.loss, "step {step}: {} against {}", got.loss, want.loss);
+        let error = (got.grad_norm - want.grad_norm).abs() / want.grad_norm;
+        assert!(error <= 1e-3, "step {step}: gradient norm {} against {}", got.grad_norm, want.grad_norm);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (model, guide) = (folder.path().join("model"), folder.path().join("classifier"));
+    run(&TrainConfig { class_conditional: false, ..tiny(1) }, &model, Device::Cpu, false);
+    run(&config, &guide, Device::Cpu, false);
+    let sample = |device: Device| {
+        let classifier = ClassifierPipeline::load(&guide, Weights::Ema).unwrap().to_device(device).unwrap();
+        let strength = Strength::of(3.0);
+        let options = SampleOptions {
+            count: 2,
+            steps: 2,
+            sampler: SamplerKind::Ddim,
+            class: Class::Index(3),
+            guidance: Guidance::Classifier { classifier: classifier.into(), strength },
+            ..SampleOptions::default()
+        };
+        Pipeline::load(&model).unwrap().to_device(device).unwrap().sample(&options).unwrap().x0.to_vec::<f32>().unwrap()
+    };
+    let (here, there) = (sample(Device::Cpu), sample(GPU));
+    let error = relative_error(&there, &here);
+    assert!(error <= 1e-4, "guided samples differ by {error:e}");
     harness::assert_clean();
 }
 
