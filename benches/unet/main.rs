@@ -2,7 +2,7 @@
 //! and the most memory held in tensors.
 //!
 //! `cargo bench --bench unet [-- --quick]`; `-- --profile [--cpu] [--shapes] [--recompute] [--only=TEXT] [--steps=N]`
-//! prints each op's share instead. Operations are those of convolutions, linear layers and attention, counted
+//! prints each op's share instead, `-- --scaling` how times grow with batch, size and channels. Operations are those of convolutions, linear layers and attention, counted
 //! from the network's parameters; the time is that of everything.
 
 #[allow(dead_code, reason = "every bench uses a part of it")]
@@ -15,6 +15,7 @@ mod flops;
 mod profile;
 #[path = "profile.rs"]
 mod profiles;
+mod scaling;
 
 use common::{Bench, Row, Work};
 use flops::UNetFlops;
@@ -34,6 +35,9 @@ and gradients.";
 fn main() -> Result<()> {
     if std::env::args().any(|argument| argument == "--profile") {
         return profiles::run();
+    }
+    if std::env::args().any(|argument| argument == "--scaling") {
+        return scaling::run();
     }
     let mut bench = Bench::new("unet");
     let images = noise_images([16, 32, 32, 3], 0)?;
