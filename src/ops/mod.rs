@@ -49,7 +49,7 @@ pub use pointwise::{add, affine, cast, silu};
 pub use reduce::grad_norm;
 pub use resample::{mean_pool2, upsample_nearest};
 pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
-pub use score_entropy::{ScoreTerm, score_entropy};
+pub use score_entropy::{ScoreForm, ScoreTerm, score_entropy};
 pub use select::select;
 pub use set_components::set_components;
 pub use weighted_mse::weighted_mse;

@@ -1,9 +1,10 @@
 //! Oracle and case table of [`super::score_entropy`].
 
-use super::{ScoreTerm, score_entropy};
+use super::{ScoreForm, ScoreTerm, score_entropy};
 use crate::testing::{Array, Case};
 
-/// `rows` of `k` log-scores on a graph, "absorbing" with a column for the mask, "absorbing without mask" or "uniform".
+/// `rows` of `k` log-scores on a graph, "absorbing" with a column for the mask, "absorbing without mask", "uniform", or the uniform one with rows of
+/// "all forms".
 pub fn case(graph: &'static str, rows: usize, k: usize, seed: u64) -> Case {
     let terms: Vec<ScoreTerm> = (0..rows)
         .map(|r| {
@@ -15,7 +16,11 @@ pub fn case(graph: &'static str, rows: usize, k: usize, seed: u64) -> Case {
                     ScoreTerm::absorbing(if r % 4 == 3 { x0 } else { mask }, x0, mask, expm1_sigma, rate)
                 }
                 "absorbing without mask" => ScoreTerm::absorbing(k as u32, x0, k as u32, expm1_sigma, rate),
-                _ => ScoreTerm::uniform(((r + 1) % k) as u32, x0, k, expm1_sigma, rate),
+                "uniform" => ScoreTerm::uniform(((r + 1) % k) as u32, x0, k, expm1_sigma, rate),
+                _ => ScoreTerm {
+                    form: [ScoreForm::Squares, ScoreForm::Log, ScoreForm::Entropy][r % 3],
+                    ..ScoreTerm::uniform(((r + 1) % k) as u32, x0, k, expm1_sigma, rate)
+                },
             }
         })
         .collect();
@@ -40,7 +45,11 @@ fn entropy(term: &ScoreTerm, scores: &[f64]) -> f64 {
     let mut sum = 0.0;
     for (y, s) in scores.iter().enumerate().filter(|(y, _)| *y as u32 != term.x_t) {
         let r = if y as u32 == term.x0 { term.ratio_x0 } else { term.ratio_rest };
-        sum += s.exp() - r * s + if r > 0.0 { r * (r.ln() - 1.0) } else { 0.0 };
+        sum += match term.form {
+            ScoreForm::Entropy => s.exp() - r * s + if r > 0.0 { r * (r.ln() - 1.0) } else { 0.0 },
+            ScoreForm::Squares => (s.exp() - r).powi(2),
+            ScoreForm::Log => -r * s,
+        };
     }
     term.weight * sum
 }
@@ -76,5 +85,6 @@ pub fn table() -> Vec<Case> {
         case("absorbing without mask", 7, 100, 414),
         case("uniform", 300, 3, 415),
         per_row(6, 40, 416),
+        case("all forms", 66, 21, 417),
     ]
 }

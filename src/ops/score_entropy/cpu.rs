@@ -1,6 +1,6 @@
 //! The CPU side of [`super::score_entropy`]: plain loops over sixteen lanes, which the compiler vectorises.
 
-use super::Row;
+use super::{Row, ScoreForm};
 use crate::device::{Device, DisjointMut, for_each_block};
 use crate::error::Result;
 use crate::simd::exp;
@@ -22,9 +22,33 @@ fn excess(d: f32) -> f32 {
     if d.abs() < 0.5 { d * d * series } else { direct }
 }
 
+const SQUARES: u32 = ScoreForm::Squares as u32;
+const LOG: u32 = ScoreForm::Log as u32;
+
+/// One y: its log-score, its ratio and the ratio's logarithm.
+#[inline(always)]
+fn term<const FORM: u32>(s: f32, ratio: f32, log: f32) -> f32 {
+    match FORM {
+        SQUARES => (exp(s) - ratio) * (exp(s) - ratio),
+        LOG => -ratio * s,
+        _ if ratio > 0.0 => ratio * excess(s - log),
+        _ => exp(s),
+    }
+}
+
+/// Its derivative by s.
+#[inline(always)]
+fn slope<const FORM: u32>(s: f32, ratio: f32) -> f32 {
+    match FORM {
+        SQUARES => 2.0 * (exp(s) - ratio) * exp(s),
+        LOG => -ratio,
+        _ => exp(s) - ratio,
+    }
+}
+
 /// The sum over y ≠ x_t of one row, without its weight.
 #[inline(always)]
-fn entropy(row: &Row, scores: &[f32]) -> f64 {
+fn row_sum<const FORM: u32>(row: &Row, scores: &[f32]) -> f64 {
     let mut sums = [0.0_f32; LANES];
     for (block, scores) in scores.chunks(LANES).enumerate() {
         let first = (block * LANES) as u32;
@@ -34,8 +58,7 @@ fn entropy(row: &Row, scores: &[f32]) -> f64 {
         for l in 0..LANES {
             let y = first + l as u32;
             let (ratio, log) = if y == row.x0 { (row.ratio_x0, row.log_x0) } else { (row.ratio_rest, row.log_rest) };
-            let term = if ratio > 0.0 { ratio * excess(s[l] - log) } else { exp(s[l]) };
-            sums[l] += if y != row.x_t && (l as u32) < count { term } else { 0.0 };
+            sums[l] += if y != row.x_t && (l as u32) < count { term::<FORM>(s[l], ratio, log) } else { 0.0 };
         }
     }
     sums.iter().map(|v| f64::from(*v)).sum()
@@ -44,26 +67,38 @@ fn entropy(row: &Row, scores: &[f32]) -> f64 {
 #[inline(always)]
 fn entropies(rows: &[Row], scores: &[f32], k: usize, out: &mut [f64]) {
     for ((row, scores), out) in rows.iter().zip(scores.chunks_exact(k)).zip(out) {
-        *out = if row.weight != 0.0 { f64::from(row.weight) * entropy(row, scores) } else { 0.0 };
+        let sum = match row.form {
+            _ if row.weight == 0.0 => 0.0,
+            SQUARES => row_sum::<SQUARES>(row, scores),
+            LOG => row_sum::<LOG>(row, scores),
+            _ => row_sum::<0>(row, scores),
+        };
+        *out = f64::from(row.weight) * sum;
     }
 }
 
-/// ds = dL·w·(e^s − r), 0 at x_t.
+/// ds = dL·w·slope, 0 at x_t.
+#[inline(always)]
+fn row_slopes<const FORM: u32>(row: &Row, scores: &[f32], factor: f32, out: &mut [f32]) {
+    for (s, out) in scores.iter().zip(out.iter_mut()) {
+        *out = factor * slope::<FORM>(*s, row.ratio_rest);
+    }
+    let x0 = row.x0 as usize;
+    out[x0] = factor * slope::<FORM>(scores[x0], row.ratio_x0);
+    if let Some(out) = out.get_mut(row.x_t as usize) {
+        *out = 0.0;
+    }
+}
+
 #[inline(always)]
 fn slopes(rows: &[Row], scores: &[f32], k: usize, dy: f32, out: &mut [f32]) {
     for ((row, scores), out) in rows.iter().zip(scores.chunks_exact(k)).zip(out.chunks_exact_mut(k)) {
         let factor = dy * row.weight;
-        if factor == 0.0 {
-            out.fill(0.0);
-            continue;
-        }
-        for (s, out) in scores.iter().zip(out.iter_mut()) {
-            *out = factor * (exp(*s) - row.ratio_rest);
-        }
-        let x0 = row.x0 as usize;
-        out[x0] = factor * (exp(scores[x0]) - row.ratio_x0);
-        if let Some(out) = out.get_mut(row.x_t as usize) {
-            *out = 0.0;
+        match row.form {
+            _ if factor == 0.0 => out.fill(0.0),
+            SQUARES => row_slopes::<SQUARES>(row, scores, factor, out),
+            LOG => row_slopes::<LOG>(row, scores, factor, out),
+            _ => row_slopes::<0>(row, scores, factor, out),
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn forward(index: usize, log_scores: &Tensor, rows: &[Row]) -> Result
     let mut per_row = Tensor::empty([count], Dtype::F64, Device::Cuda(index))?;
     let table = gpu.upload(bytemuck::cast_slice(rows))?;
     let args = args![log_scores.cuda_as::<f32>()?, &table, per_row.cuda_mut()?, size(count)?, size(k)?];
-    // SAFETY: log_scores hold count·k f32, the table seven words and per_row an f64 for each row, and every x0 is below k (checked in
+    // SAFETY: log_scores hold count·k f32, the table eight words and per_row an f64 for each row, and every x0 is below k (checked in
     // `score_entropy`); a warp has a row; order and types are those of `score_entropy_rows`.
     unsafe { gpu.launch(kernel::ROWS, warps(count)?, &args) }?;
     let args = args![per_row.cuda_mut()?, loss.cuda_mut()?, size(count)?];
@@ -36,7 +36,7 @@ pub(super) fn backward(index: usize, log_scores: &Tensor, rows: &[Row], dy: &Ten
     let table = gpu.upload(bytemuck::cast_slice(rows))?;
     let (scores, dy) = (log_scores.cuda_as::<f32>()?, dy.cuda_as::<f32>()?);
     let args = args![scores, &table, dy, dscores.cuda_mut()?, size(count)?, size(k)?];
-    // SAFETY: log_scores and dscores hold count·k f32, the table seven words for each row, dy one f32; a warp has a row; order and types are those
+    // SAFETY: log_scores and dscores hold count·k f32, the table eight words for each row, dy one f32; a warp has a row; order and types are those
     // of `score_entropy_backward`.
     unsafe { gpu.launch(kernel::BACKWARD, warps(count)?, &args) }?;
     Ok(dscores)

@@ -2,7 +2,7 @@
 //! L = Σ_r w_r·Σ_{y ≠ x_t} (e^s_y − r_y·s_y + r_y·(ln r_y − 1)),  r_y = p_{t|0}(y|x0)/p_{t|0}(x_t|x0).
 //!
 //! Form     with δ = s − ln r a term is r·(e^δ − 1 − δ), never negative, 0 exactly at s = ln r, and computed so: the differences of large
-//!          numbers never arise. Near δ = 0 it is a series. Where r = 0 the term is e^s.
+//!          numbers never arise. Near δ = 0 it is a series. Where r = 0 the term is e^s. A row may have another form: [`ScoreForm`].
 //! Saved    log-scores (shared), and of each row its states, weight and ratios.
 //! Cost     log-scores are read once forward; once backward, which writes their gradient. Rows of weight 0 are not read.
 //! Order    a row's sum runs in sixteen lanes; rows are added in f64 in order.
@@ -18,6 +18,18 @@ use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
 use crate::tensor::Tensor;
 
+/// What a row sums over y ≠ x_t.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScoreForm {
+    /// e^s − r·s + r·(ln r − 1), the score entropy; with r = 0 throughout the first half of its implicit form.
+    #[default]
+    Entropy,
+    /// (e^s − r)²: concrete score matching (Meng et al. 2022), with a ratio that cannot be negative.
+    Squares,
+    /// −r·s: the second half of the implicit form, at a neighbour of the sequence.
+    Log,
+}
+
 /// What the loss of one token needs to know: where it is, where it came from, and the ratios of the graph that took it there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreTerm {
@@ -31,6 +43,8 @@ pub struct ScoreTerm {
     pub ratio_x0: f64,
     /// r of every other y, at least 0.
     pub ratio_rest: f64,
+    /// What is summed.
+    pub form: ScoreForm,
 }
 
 impl ScoreTerm {
@@ -39,7 +53,7 @@ impl ScoreTerm {
     /// `expm1_sigma` is e^σ̄ − 1 > 0 of the total noise σ̄, `rate` the noise rate that weighs the term in the ELBO.
     pub fn absorbing(x_t: u32, x0: u32, mask: u32, expm1_sigma: f64, rate: f64) -> ScoreTerm {
         let weight = if x_t == mask { rate } else { 0.0 };
-        ScoreTerm { x_t, x0, weight, ratio_x0: 1.0 / expm1_sigma, ratio_rest: 0.0 }
+        ScoreTerm { x_t, x0, weight, ratio_x0: 1.0 / expm1_sigma, ratio_rest: 0.0, form: ScoreForm::Entropy }
     }
 
     /// The uniform graph of `k` states, whose rates from each state to each other are `rate`/k: r = ρ for every y where x_t = x0; else
@@ -47,11 +61,11 @@ impl ScoreTerm {
     pub fn uniform(x_t: u32, x0: u32, k: usize, expm1_sigma: f64, rate: f64) -> ScoreTerm {
         let ratio = expm1_sigma / (expm1_sigma + k as f64);
         let (ratio_x0, ratio_rest) = if x_t == x0 { (ratio, ratio) } else { (1.0 / ratio, 1.0) };
-        ScoreTerm { x_t, x0, weight: rate / k as f64, ratio_x0, ratio_rest }
+        ScoreTerm { x_t, x0, weight: rate / k as f64, ratio_x0, ratio_rest, form: ScoreForm::Entropy }
     }
 }
 
-/// The sum of the rows' weighted score entropies, and each row's.
+/// The sum of the rows' weighted score entropies, or what their [`ScoreForm`] says, and each row's.
 ///
 /// * `log_scores` — `[…, k]`, f32: ln of the concrete score p_t(y)/p_t(x_t); the column of x_t is not read
 /// * `terms` — one for each row
@@ -104,7 +118,7 @@ pub fn score_entropy(log_scores: &Tensor, terms: &[ScoreTerm]) -> Result<(Tensor
     Ok((loss, per_row))
 }
 
-/// A term as the kernels read it: seven words of four bytes. ln 0 is written as 0 and never used.
+/// A term as the kernels read it: eight words of four bytes. ln 0 is written as 0 and never used.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Row {
@@ -115,6 +129,7 @@ struct Row {
     ratio_rest: f32,
     log_x0: f32,
     log_rest: f32,
+    form: u32,
 }
 
 impl Row {
@@ -128,6 +143,7 @@ impl Row {
             ratio_rest: term.ratio_rest as f32,
             log_x0: log(term.ratio_x0),
             log_rest: log(term.ratio_rest),
+            form: term.form as u32,
         }
     }
 }
