@@ -2,7 +2,7 @@
 //! 2024) and MDLM (Sahoo et al. 2024) have them. Parameters are named as SEDD's published checkpoints name them.
 //!
 //! ```text
-//! h = embedding[tokens]
+//! h = embedding[tokens] (+ positions, where the network has a vector for each)
 //! per block, with six vectors from the noise level:
 //!     h ← h + gate·attn_out(attention(attn_qkv(norm1(h)·(1 + scale) + shift)))
 //!     h ← h + gate·mlp.2(gelu(mlp.0(norm2(h)·(1 + scale) + shift)))
@@ -14,7 +14,7 @@ use super::Mode;
 use super::layers::Linear;
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::transformer_config::TransformerConfig;
-use crate::device::Device;
+use crate::device::{Device, Scratch};
 use crate::error::{Error, Result};
 use crate::ops::{self, Film};
 use crate::tape;
@@ -103,6 +103,7 @@ pub struct Transformer {
     config: TransformerConfig,
     specs: Vec<ParamSpec>,
     embedding: ParamId,
+    positions: Option<ParamId>,
     sigma_map: Option<[Linear; 2]>,
     blocks: Vec<Block>,
     norm_final: ParamId,
@@ -123,6 +124,9 @@ impl Transformer {
         let width = config.width;
         let init = Init::Uniform(1.0 / (width as f64).sqrt());
         let embedding = b.add("vocab_embed.embedding".into(), [config.tokens, width], Layout::Plain, init);
+        let positions = config
+            .position_embed
+            .then(|| b.add("vocab_embed.positions".into(), [config.length, width], Layout::Plain, init));
         let sigma_map = config.cond_dim.map(|cond_dim| {
             let first = Linear::new(b, "sigma_map.mlp.0", TIME_FEATURES, cond_dim);
             [first, Linear::new(b, "sigma_map.mlp.2", cond_dim, cond_dim)]
@@ -138,6 +142,7 @@ impl Transformer {
             config: config.clone(),
             specs: std::mem::take(b).finish(),
             embedding,
+            positions,
             sigma_map,
             blocks,
             norm_final,
@@ -174,8 +179,8 @@ impl Transformer {
         self.check(tokens, n, levels)?;
         let width = self.config.width;
         let cond = tape::scope("sigma_map", || self.condition(p, levels))?;
-        let rotary = self.positions(p.device())?;
-        let mut h = tape::scope("vocab_embed", || ops::embed_sequences(p.get(self.embedding), tokens, n))?;
+        let rotary = self.rotations(p.device())?;
+        let mut h = tape::scope("vocab_embed", || self.embed(p, tokens, n))?;
         for (index, block) in self.blocks.iter().enumerate() {
             h = tape::scope(&block.name, || self.block(p, (index, block), &h, cond.as_ref(), &rotary, mode))?;
         }
@@ -223,8 +228,18 @@ impl Transformer {
         Ok(Some(ops::silu(&second.forward(p, &hidden, None)?)?))
     }
 
+    /// The symbols' vectors, and the positions' where there are any.
+    fn embed(&self, p: &Params, tokens: &[u32], n: usize) -> Result<Tensor> {
+        let h = ops::embed_sequences(p.get(self.embedding), tokens, n)?;
+        let Some(positions) = self.positions else { return Ok(h) };
+        let t = (tokens.len() / n) as u32;
+        let mut places = Scratch::<u32>::take(tokens.len());
+        places.iter_mut().zip((0..t).cycle()).for_each(|(place, t)| *place = t);
+        ops::add(&h, &ops::embed_sequences(p.get(positions), &places, n)?)
+    }
+
     /// The rotary table, moved where it is wanted.
-    fn positions(&self, device: Device) -> Result<Tensor> {
+    fn rotations(&self, device: Device) -> Result<Tensor> {
         let mut table = self.rotary.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if table.device() != device {
             *table = table.to_device(device)?;
@@ -303,7 +318,8 @@ mod tests {
     #[test]
     fn every_parameter_has_a_gradient_with_and_without_noise_levels() {
         for cond_dim in [None, Some(12)] {
-            let config = TransformerConfig { cond_dim, dropout: 0.1, ..small() };
+            let config =
+                TransformerConfig { cond_dim, dropout: 0.1, position_embed: cond_dim.is_none(), length: 4, ..small() };
             let net = Transformer::new(&config).unwrap();
             // Away from the first values, of which many are 0 and let nothing through.
             let tensors = net.specs().iter().enumerate().map(|(i, spec)| {
@@ -325,6 +341,25 @@ mod tests {
                 let grad = grads.get(tensor).unwrap_or_else(|| panic!("{} has no gradient", spec.name));
                 assert!(grad.to_vec::<f32>().unwrap().iter().any(|g| *g != 0.0), "{}: all 0", spec.name);
             }
+        }
+    }
+
+    #[test]
+    fn only_a_network_with_positions_tells_the_places_of_equal_tokens_apart() {
+        for position_embed in [false, true] {
+            let net = Transformer::new(&TransformerConfig { position_embed, ..small() }).unwrap();
+            let tensors = net.specs().iter().enumerate().map(|(i, spec)| {
+                let values = crate::testing::Array::normal(spec.shape, i as u64, 0.3, 0.1).to_f32();
+                Tensor::from_slice(&values, spec.shape).unwrap()
+            });
+            let params = Params::new(net.specs(), tensors.collect(), false).unwrap();
+            let y = net.forward(&params, &[5; 8], 2, None, Mode::Inference).unwrap().to_vec::<f32>().unwrap();
+            let (first, second) = y.split_at(20);
+            assert_eq!(first, second, "two sequences of the same tokens");
+            // Equal values average to themselves but for roundings of their weights.
+            let most =
+                first.chunks(5).flat_map(|row| row.iter().zip(first).map(|(a, b)| (a - b).abs())).fold(0.0, f32::max);
+            assert_eq!(most > 1e-3, position_embed, "{most}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! The sizes of a transformer, checked field by field.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 // Far beyond any such network that has been trained: a slip of the pen must not ask for all memory.
 const MAX_TOKENS: usize = 1 << 20;
@@ -9,7 +11,8 @@ const MAX_WIDTH: usize = 1 << 14;
 const MAX_DEPTH: usize = 1 << 8;
 
 /// Sizes of a [`super::Transformer`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TransformerConfig {
     /// Symbols that the input may hold, a mask among them where the graph has one; 1 to 2^20.
     pub tokens: usize,
@@ -34,7 +37,13 @@ pub struct TransformerConfig {
     pub rotary_base: f64,
     /// Stabiliser of the norms' variance; above 0.
     pub norm_eps: f64,
+    /// Whether each position has a vector of its own besides the rotations, which tell distances alone: for images as sequences, whose places
+    /// mean something.
+    pub position_embed: bool,
 }
+
+/// How `config.json` names the class.
+const CLASS: &str = "Transformer";
 
 impl Default for TransformerConfig {
     /// A character model of 27 symbols and a mask: 6 blocks of width 384, 256 tokens, 10.7 M parameters.
@@ -51,11 +60,38 @@ impl Default for TransformerConfig {
             dropout: 0.0,
             rotary_base: 10000.0,
             norm_eps: 1e-5,
+            position_embed: false,
         }
     }
 }
 
 impl TransformerConfig {
+    /// The fields as `config.json` has them.
+    pub fn to_json(&self) -> Value {
+        let mut fields = json!({ "_class_name": CLASS });
+        if let (Some(map), Ok(Value::Object(own))) = (fields.as_object_mut(), serde_json::to_value(self)) {
+            map.extend(own);
+        }
+        fields
+    }
+
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for another class, or a field that is missing, unknown or out of range.
+    pub fn from_json(json: &Value) -> Result<TransformerConfig> {
+        let bad = |text: String| Error::Model(format!("transformer/config.json: {text}"));
+        let mut fields = json.clone();
+        let class = fields.as_object_mut().and_then(|map| map.shift_remove("_class_name"));
+        if class != Some(json!(CLASS)) {
+            let got = class.unwrap_or(Value::Null);
+            return Err(bad(format!("expected _class_name \"{CLASS}\", got {got}")));
+        }
+        let config: TransformerConfig = serde_json::from_value(fields).map_err(|e| bad(e.to_string()))?;
+        config.validate().map_err(|e| bad(e.to_string()))?;
+        Ok(config)
+    }
+
     /// Checks every field.
     ///
     /// # Errors
@@ -100,6 +136,25 @@ impl TransformerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_gives_every_field_back_and_strange_files_are_refused() {
+        for cond_dim in [None, Some(64)] {
+            let config = TransformerConfig { cond_dim, width: 48, position_embed: true, ..Default::default() };
+            let json = config.to_json();
+            assert_eq!((json["_class_name"].as_str(), json["width"].as_u64()), (Some("Transformer"), Some(48)));
+            assert_eq!(TransformerConfig::from_json(&json).unwrap(), config);
+        }
+        let spoilt = |key: &str, value: Value| {
+            let mut json = TransformerConfig::default().to_json();
+            json[key] = value;
+            TransformerConfig::from_json(&json).unwrap_err().to_string()
+        };
+        assert!(spoilt("_class_name", json!("UNet2DModel")).contains("expected _class_name \"Transformer\""));
+        assert!(spoilt("heads", json!(5)).contains("heads = 5"));
+        assert!(spoilt("colour", json!(1)).contains("colour"));
+        assert!(TransformerConfig::from_json(&json!({ "_class_name": "Transformer" })).is_err());
+    }
 
     #[test]
     fn every_field_out_of_range_is_named() {
