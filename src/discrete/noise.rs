@@ -4,9 +4,11 @@
 //! cosine as in Sahoo et al. 2024 (appendix).
 
 use crate::error::{Error, Result, unknown_name};
+use serde::{Deserialize, Serialize};
 
 /// A noise schedule of continuous-time discrete diffusion.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "noise", rename_all = "snake_case")]
 pub enum Noise {
     /// e^(−σ̄) = 1 − (1 − eps)·t; σ̄(1) is infinite at eps = 0, as the absorbing graph wants it.
     LogLinear {

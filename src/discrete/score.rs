@@ -2,6 +2,7 @@
 
 use super::Graph;
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// `n` sequences of `L` tokens, one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,8 @@ impl Tokens {
 }
 
 /// What the numbers of a [`ConcreteScore`] are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Head {
     /// ln p_t(x with token l set to y) − ln p_t(x): 0 at y = x_l (Lou, Meng & Ermon 2024).
     LogRatios,
