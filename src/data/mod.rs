@@ -9,16 +9,19 @@ mod flags;
 mod idx_folder;
 mod split;
 mod text;
+mod tokens;
 mod toys;
 
 pub use loader::Loader;
 pub use text::{MASK_SYMBOL, TextSet, Tokenizer, TokenizerKind};
+pub use tokens::TokenData;
 pub use toys::Toy;
 
 use std::path::Path;
 
 use fingerprint::Fnv;
 use split::Split;
+use text::EMBEDDED as EMBEDDED_TEXT;
 
 use crate::error::unknown_name;
 use crate::io::Bytes;

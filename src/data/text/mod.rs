@@ -12,7 +12,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// The name of the embedded text.
-const EMBEDDED: &str = "text";
+pub(super) const EMBEDDED: &str = "text";
 
 /// Share of a text that is held out: the last tenth of its characters.
 const HELD_OUT: usize = 10;
@@ -42,13 +42,17 @@ impl TextSet {
     /// # Ok::<(), tweedie::Error>(())
     /// ```
     pub fn load(spec: &str, kind: TokenizerKind) -> Result<TextSet> {
-        if spec != EMBEDDED {
-            return TextSet::from_bytes(spec, Bytes::open(Path::new(spec))?.as_slice(), kind);
-        }
-        let mut text = Vec::new();
-        let packed = include_bytes!("../../../assets/paradise-lost.txt.gz");
-        GzDecoder::new(&packed[..]).read_to_end(&mut text).map_err(Error::io("unpack", "the embedded text"))?;
-        TextSet::from_bytes(spec, &text, kind)
+        let make = |text: &[u8]| TextSet::from_bytes(spec, text, kind);
+        if spec == EMBEDDED { make(&embedded()?) } else { make(Bytes::open(Path::new(spec))?.as_slice()) }
+    }
+
+    /// As [`TextSet::load`] with symbols that are known already: those of a model.
+    ///
+    /// # Errors
+    /// As [`TextSet::load`]; [`Error::Usage`] for symbols outside the vocabulary, which it names.
+    pub fn load_as(spec: &str, tokenizer: &Tokenizer) -> Result<TextSet> {
+        let make = |text: &[u8]| TextSet::read(spec, text, tokenizer.kind(), Some(tokenizer));
+        if spec == EMBEDDED { make(&embedded()?) } else { make(Bytes::open(Path::new(spec))?.as_slice()) }
     }
 
     /// A text in memory; UTF-8, but for bytes as tokens.
@@ -56,6 +60,10 @@ impl TextSet {
     /// # Errors
     /// [`Error::Data`] for an empty text, one that is not UTF-8 (with the offset of the first bad byte), or one that holds the mask's symbol.
     pub fn from_bytes(name: &str, text: &[u8], kind: TokenizerKind) -> Result<TextSet> {
+        TextSet::read(name, text, kind, None)
+    }
+
+    fn read(name: &str, text: &[u8], kind: TokenizerKind, known: Option<&Tokenizer>) -> Result<TextSet> {
         let fail = |reason: String| Err(Error::Data(format!("text \"{name}\": {reason}")));
         if text.is_empty() {
             return fail("expected characters, got an empty text".into());
@@ -82,7 +90,10 @@ impl TextSet {
             let count = text.chars().count();
             let cut = text.char_indices().nth(count - count / HELD_OUT).map_or(text.len(), |(at, _)| at);
             let (train, held_out) = text.split_at(cut);
-            let tokenizer = Tokenizer::of_text(train, &text, kind)?;
+            let tokenizer = match known {
+                Some(tokenizer) => tokenizer.clone(),
+                None => Tokenizer::of_text(train, &text, kind)?,
+            };
             let (train, held_out) = (tokenizer.encode(train)?, tokenizer.encode(held_out)?);
             (tokenizer, train, held_out)
         };
@@ -158,6 +169,14 @@ impl TextSet {
         (0..self.tokenizer.symbols()).for_each(|token| hash.bytes(self.tokenizer.symbol(token as u32).as_bytes()));
         hash.text()
     }
+}
+
+/// *Paradise Lost*.
+fn embedded() -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let packed = include_bytes!("../../../assets/paradise-lost.txt.gz");
+    GzDecoder::new(&packed[..]).read_to_end(&mut text).map_err(Error::io("unpack", "the embedded text"))?;
+    Ok(text)
 }
 
 #[cfg(test)]
