@@ -9,6 +9,7 @@
 //! A classifier of noisy images has `classifier/` in place of `unet/`, and a model_index.json that says so.
 
 use super::tensors::write_tensors;
+use super::token_folder::TRANSFORMER;
 use super::weights::param_entries;
 use super::write_atomically;
 use crate::error::{Error, Result};
@@ -106,7 +107,8 @@ impl ModelFolder {
 
     /// Whether there is a model already, whole or a run's first checkpoint.
     pub fn holds_model(&self) -> bool {
-        self.checkpoint().exists() || [UNET, CLASSIFIER].iter().any(|component| self.weights(component).exists())
+        self.checkpoint().exists()
+            || [UNET, CLASSIFIER, TRANSFORMER].iter().any(|component| self.weights(component).exists())
     }
 
     /// Removes the networks of a former model that is not of `component`'s kind, once the new one is there.
@@ -114,7 +116,7 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::Io`] if they cannot be removed.
     pub fn remove_others(&self, component: &str) -> Result<()> {
-        for other in [UNET, CLASSIFIER].iter().filter(|other| **other != component) {
+        for other in [UNET, CLASSIFIER, TRANSFORMER].iter().filter(|other| **other != component) {
             let path = self.path(other);
             if path.is_dir() {
                 std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
@@ -152,7 +154,7 @@ impl ModelFolder {
         self.write_json("model_index.json", &index)
     }
 
-    fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+    pub(super) fn write_json(&self, name: &str, value: &Value) -> Result<()> {
         let path = self.path(name);
         let text = format!("{value:#}\n");
         write_atomically(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
@@ -267,7 +269,7 @@ impl ModelFolder {
         Ok(own)
     }
 
-    fn read_json(&self, name: &str) -> Result<Value> {
+    pub(super) fn read_json(&self, name: &str) -> Result<Value> {
         let path = self.path(name);
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         serde_json::from_str(&text).map_err(|e| Error::Model(format!("{}: not valid JSON: {e}", path.display())))

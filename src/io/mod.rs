@@ -10,6 +10,7 @@ mod plot_axis;
 mod plot_canvas;
 mod plot_panels;
 pub mod tensors;
+pub mod token_folder;
 pub mod weights;
 
 pub use atomic::write_atomically;

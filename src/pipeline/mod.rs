@@ -12,11 +12,16 @@ mod classifier;
 mod guide;
 mod interpolate;
 mod sample;
+mod tokens;
 
 pub use classifier::ClassifierPipeline;
 pub use guide::{Guidance, Known};
 pub use interpolate::slerp;
 pub use sample::{Class, Network, SampleOptions, Samples, encode_network, sample_network};
+pub use tokens::{
+    TokenNetwork, TokenPipeline, TokenSampleOptions, TokenSamples, joined, pixels, sample_token_network,
+    write_token_samples,
+};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
