@@ -4,9 +4,10 @@ mod classifier;
 mod loss;
 mod presets;
 mod tables;
+mod tokens;
 
 pub use classifier::{CLASSIFIER, TASKS};
-pub use presets::PRESETS;
+pub use presets::{DIGITS_TOKENS, PRESETS, TEXT};
 
 use crate::data::Dataset;
 use crate::error::{Error, Result, nearest, unknown_name};
@@ -163,6 +164,42 @@ pub struct TrainConfig {
     /// What activations and products are: `f32` or `bf16`; weights, gradients of weights and checkpoints are f32 either way.
     #[serde(default = "default_precision")]
     pub precision: String,
+    /// Noise on tokens: `absorbing` or `uniform`; empty for images as numbers. The settings below belong to it.
+    #[serde(default)]
+    pub graph: String,
+    /// How much noise there is at a time: `log_linear`, `cosine` or `geometric`.
+    #[serde(default = "tokens::default_token_noise")]
+    pub token_noise: String,
+    /// `dse`, `ise`, `se`, `csm`, `d3pm` or `mdlm`; empty for mdlm with a mask, else dse.
+    #[serde(default)]
+    pub loss: String,
+    /// How a text becomes tokens: `bytes`, `characters`, `letters` or `words`.
+    #[serde(default = "tokens::default_tokenizer")]
+    pub tokenizer: String,
+    /// Tokens of a window of text; an image has as many as it has values.
+    #[serde(default = "tokens::default_length")]
+    pub length: usize,
+    /// Channels of the transformer.
+    #[serde(default = "tokens::default_width")]
+    pub width: usize,
+    /// Blocks of the transformer.
+    #[serde(default = "tokens::default_depth")]
+    pub depth: usize,
+    /// Heads of its attention.
+    #[serde(default = "tokens::default_heads")]
+    pub heads: usize,
+    /// Hidden channels of its MLPs for each of its channels.
+    #[serde(default = "tokens::default_mlp_ratio")]
+    pub mlp_ratio: usize,
+    /// Channels in which it is told the noise; 0 for none with a mask, which needs none, else 128.
+    #[serde(default)]
+    pub cond_dim: usize,
+    /// Steps of the chain of the loss d3pm.
+    #[serde(default = "tokens::default_chain_steps")]
+    pub chain_steps: u64,
+    /// What cross-entropy counts in the loss d3pm beside the bound.
+    #[serde(default = "tokens::default_auxiliary")]
+    pub auxiliary: f64,
 }
 
 // Settings that runs of older versions do not have.
@@ -291,6 +328,7 @@ impl TrainConfig {
         ConvAccuracy::from_name(&self.conv_accuracy)?;
         Precision::from_name(&self.precision)?;
         LrSchedule::from_name(&self.lr_schedule)?;
+        self.check_tokens()?;
         self.scheduler()?.check_trainable()?;
         self.time_sampler()?;
         self.weighting()?.check(self.least_time())

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
-use tweedie::config::{CLASSIFIER, TrainConfig};
+use tweedie::config::{CLASSIFIER, DIGITS_TOKENS, TEXT, TrainConfig};
+use tweedie::data::TokenData;
 use tweedie::nn::Precision;
 use tweedie::train::{RunOptions, TrainSummary, saved_config, train};
 use tweedie::{Error, Result, cli};
@@ -24,6 +25,9 @@ use tweedie::{Error, Result, cli};
   train --out runs/digits --resume --steps 4000
   train --preset digits-likelihood
   train --task classifier
+  train --data text
+  train --data book.txt --tokenizer characters --out runs/book
+  train --data digits --graph absorbing
   train --weight min-snr --set min_snr_gamma=5 --set time_sampling=stratified --out runs/min-snr
   train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1"
 )]
@@ -31,13 +35,14 @@ struct Args {
     /// diffusion, or classifier: a network that tells the classes of noisy images and guides samples to them [default: diffusion]
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
-    /// Data set: digits, or a folder or file of IDX images
+    /// Data set: digits, or a folder or file of IDX images; text (Paradise Lost), or a file of text
     #[arg(long)]
     data: Option<String>,
     /// Model folder to write [default: runs/PRESET, or runs/PRESET-classifier]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Settings to start from: digits, small, flags, cifar10, digits-likelihood [default: digits]
+    /// Settings to start from: digits, small, flags, cifar10, digits-likelihood, text, digits-tokens [default: what fits --data and --graph,
+    /// text, digits-tokens or digits]
     #[arg(long)]
     preset: Option<String>,
     /// Optimiser steps, those before a resume included
@@ -53,6 +58,18 @@ struct Args {
     /// --set weight_table=FILE) [default: the preset's]
     #[arg(long, value_name = "NAME")]
     weight: Option<String>,
+    /// Noise on tokens: absorbing (tokens are masked) or uniform; images become tokens too [default: the preset's]
+    #[arg(long, value_name = "NAME")]
+    graph: Option<String>,
+    /// Loss of tokens: dse, ise, se, csm, d3pm or mdlm [default: mdlm for absorbing, dse for uniform]
+    #[arg(long, value_name = "NAME")]
+    loss: Option<String>,
+    /// Symbols of a text: letters (27), characters, bytes or words [default: letters]
+    #[arg(long, value_name = "NAME")]
+    tokenizer: Option<String>,
+    /// Tokens of a window of text [default: 128]
+    #[arg(long, value_name = "TOKENS")]
+    length: Option<usize>,
     /// Seed of weights, data order, times and noise
     #[arg(long)]
     seed: Option<u64>,
@@ -112,7 +129,20 @@ impl Args {
         put("recompute", self.recompute.then_some(Value::Boolean(true)));
         put("precision", self.precision.clone().map(Value::String));
         put("save_every", self.save_every.map(int));
+        put("graph", self.graph.clone().map(Value::String));
+        put("loss", self.loss.clone().map(Value::String));
+        put("tokenizer", self.tokenizer.clone().map(Value::String));
+        put("length", self.length.map(|n| int(n as u64)));
         table
+    }
+
+    /// The preset that fits the flags where none is named.
+    fn usual_preset(&self) -> &'static str {
+        match (&self.data, &self.graph) {
+            (Some(data), _) if TokenData::is_text(data) => TEXT,
+            (_, Some(_)) => DIGITS_TOKENS,
+            _ => "digits",
+        }
     }
 
     /// The run's folder and settings. A resumed run starts from its own settings, a new one from the preset.
@@ -133,7 +163,7 @@ impl Args {
             None => from_file("task")?,
         };
         let is_classifier = task.as_deref() == Some(CLASSIFIER);
-        let name = preset.as_deref().unwrap_or("digits");
+        let name = preset.as_deref().unwrap_or_else(|| self.usual_preset());
         let fallback = if is_classifier { format!("runs/{name}-classifier") } else { format!("runs/{name}") };
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from(fallback));
         let saved = if self.resume { saved_config(&out)? } else { None };
@@ -170,34 +200,38 @@ fn run(args: &Args) -> Result<()> {
 
     let bar = cli::progress_bar(config.steps);
     let mut smooth = None;
+    let rows = if config.has_tokens() { "sequences" } else { "images" };
     let outcome = train(&config, &options, &stop, |report, steps| {
         if smooth.is_none() {
             let (data, batch, out) = (&config.data, config.batch, options.out.display());
-            eprintln!("training on {data}: {steps} steps of {batch} images on {device}, into {out}");
+            eprintln!("training on {data}: {steps} steps of {batch} {rows} on {device}, into {out}");
         }
         let mean = smooth.map_or(report.loss, |mean: f64| mean + 0.03 * (report.loss - mean));
         smooth = Some(mean);
         bar.set_position(report.step + 1);
-        bar.set_message(format!("loss {mean:.4}  {} images/s", rate(report.images_per_second)));
+        bar.set_message(format!("loss {mean:.4}  {} {rows}/s", rate(report.images_per_second)));
     });
     bar.finish_and_clear();
     let summary = outcome?;
-    finish(args, &summary)
+    finish(args, &config, &summary)
 }
 
-fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
+fn finish(args: &Args, config: &TrainConfig, s: &TrainSummary) -> Result<()> {
     let model = s.model.display();
-    let validation = s.val_loss.map_or(String::new(), |l| format!(", held-out loss {l:.4}"));
+    let has_tokens = s.rows == "sequences";
+    let measure = if has_tokens { "held-out bound in bits per token" } else { "held-out loss" };
+    let validation = s.val_loss.map_or(String::new(), |l| format!(", {measure} {l:.4}"));
     if s.new_steps == 0 && !s.stopped {
         eprintln!("{model} has done its {} steps already; ask for more with --steps", s.steps);
         return print_json(args, s);
     }
     let state = if s.stopped { "stopped at" } else { "trained" };
     eprintln!(
-        "{state} {} steps in {:.1} s ({} images/s, {} parameters): loss {:.4}{validation}",
+        "{state} {} steps in {:.1} s ({} {}/s, {} parameters): loss {:.4}{validation}",
         s.steps,
         s.seconds,
         rate(s.images_per_second),
+        s.rows,
         s.parameters,
         s.loss
     );
@@ -212,8 +246,12 @@ fn finish(args: &Args, s: &TrainSummary) -> Result<()> {
             );
             return print_json(args, s);
         }
-        let class = if s.class_conditional { " --class 3" } else { "" };
-        eprintln!("next: cargo run --release --bin sample -- --model {model}{class} --count 64 --out samples.png");
+        let more = match (s.class_conditional, has_tokens && TokenData::is_text(&config.data)) {
+            (_, true) => " --count 4",
+            (true, false) => " --class 3 --count 64 --out samples.png",
+            (false, false) => " --count 64 --out samples.png",
+        };
+        eprintln!("next: cargo run --release --bin sample -- --model {model}{more}");
     }
     print_json(args, s)
 }

@@ -7,13 +7,15 @@ mod fit;
 mod report;
 mod step;
 mod task;
+mod token_batch;
+mod tokens;
 mod trainer;
 
 pub use fit::{FitOptions, Fitted, fit, fit_levels};
 pub use trainer::{StepReport, Trainer};
 
 use crate::config::TrainConfig;
-use crate::data::Dataset;
+use crate::data::{Dataset, TokenData};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::ModelFolder;
@@ -23,6 +25,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use tokens::TokenTask;
 
 /// Held-out images of a validation during training, at most.
 const VALIDATION_IMAGES: usize = 360;
@@ -92,17 +95,34 @@ pub fn train(
     config: &TrainConfig,
     options: &RunOptions,
     stop: &AtomicBool,
-    mut on_step: impl FnMut(&StepReport, u64),
+    on_step: impl FnMut(&StepReport, u64),
 ) -> Result<TrainSummary> {
     config.validate()?;
     set_conv_accuracy(ConvAccuracy::from_name(&config.conv_accuracy)?);
     let folder = ModelFolder::new(&options.out);
+    if config.has_tokens() {
+        let data = TokenData::load(&config.data, config.tokenizer()?, config.seed)?;
+        let trainer = Trainer::of_task(config, Box::new(TokenTask::new(config, &data)?), options.device)?;
+        return run(config, options, stop, on_step, &folder, trainer);
+    }
     let dataset = Dataset::load(&config.data, config.seed)?;
-    let mut trainer = Trainer::new(config, &dataset, options.device)?;
+    let trainer = Trainer::new(config, &dataset, options.device)?;
+    run(config, options, stop, on_step, &folder, trainer)
+}
+
+/// The steps that are left, and what they leave.
+fn run(
+    config: &TrainConfig,
+    options: &RunOptions,
+    stop: &AtomicBool,
+    mut on_step: impl FnMut(&StepReport, u64),
+    folder: &ModelFolder,
+    mut trainer: Trainer<'_>,
+) -> Result<TrainSummary> {
     if options.resume {
-        checkpoint::load(&folder, &mut trainer)?;
+        checkpoint::load(folder, &mut trainer)?;
     } else {
-        refuse_to_overwrite(&folder, options)?;
+        refuse_to_overwrite(folder, options)?;
     }
     if trainer.step() > config.steps {
         let (done, asked) = (trainer.step(), config.steps);
@@ -110,10 +130,10 @@ pub fn train(
     }
     let begin = Instant::now();
     let first = trainer.step();
-    let mut reporter = Reporter::open(&folder, &trainer)?;
+    let mut reporter = Reporter::open(folder, &trainer)?;
     // A folder that cannot be written shows itself before the first step, not after the first thousand.
-    trainer.task.describe(&folder)?;
-    checkpoint::save(&folder, &trainer)?;
+    trainer.task.describe(folder)?;
+    checkpoint::save(folder, &trainer)?;
     folder.remove_others(trainer.task.component())?;
     crate::device::reset_peak(options.device);
     let mut saved_at = trainer.step();
@@ -130,14 +150,14 @@ pub fn train(
         if done.is_multiple_of(config.save_every) {
             // First the log: a run killed in between logs these steps again, but a step that is saved is never missing.
             reporter.flush()?;
-            checkpoint::save(&folder, &trainer)?;
+            checkpoint::save(folder, &trainer)?;
             reporter.plot()?;
             saved_at = done;
         }
     }
     if saved_at != trainer.step() {
         reporter.flush()?;
-        checkpoint::save(&folder, &trainer)?;
+        checkpoint::save(folder, &trainer)?;
     }
     reporter.finish(&mut trainer, stopped)?;
     let seconds = begin.elapsed().as_secs_f64();

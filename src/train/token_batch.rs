@@ -1,0 +1,235 @@
+//! A batch of noised sequences and its loss: every [`Objective`] as sums that the tape differentiates.
+
+use crate::discrete::{Graph, NetworkScore, Noise, Objective, corrupt};
+use crate::error::Result;
+use crate::nn::{Mode, Params, Transformer};
+use crate::ops::{self, ScoreForm, ScoreTerm};
+use crate::rng::Address;
+use crate::tensor::Tensor;
+
+/// What a loss is told besides the batch.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub(super) graph: &'a dyn Graph,
+    pub(super) noise: Noise,
+    pub(super) objective: Objective,
+    /// Steps of D3PM's chain, and the share of cross-entropy in its loss.
+    pub(super) chain: (u64, f64),
+}
+
+/// Sequences at their times.
+pub(super) struct TokenBatch {
+    length: usize,
+    /// Clean and noisy tokens, `[n, L]`.
+    x0: Vec<u32>,
+    x_t: Vec<u32>,
+    /// Of each sequence, `[n]`.
+    times: Vec<f64>,
+    sigma_bar: Vec<f64>,
+    /// For the implicit loss: a neighbour of each sequence.
+    neighbours: Vec<Neighbour>,
+}
+
+/// A sequence with one token changed to a value that noise leads to.
+struct Neighbour {
+    /// The token that differs; none in a sequence that has no such neighbour.
+    at: Option<usize>,
+    /// Its value there.
+    y: u32,
+    /// How many neighbours it stands for.
+    count: usize,
+}
+
+impl TokenBatch {
+    /// Noises each sequence to its own time, with the noise of samples 0 to n − 1 at `address`.
+    ///
+    /// * `x0` — `[n, L]`
+    /// * `times` — `[n]`; D3PM takes the next level of its chain at or above
+    pub(super) fn noised(setting: Setting<'_>, x0: Vec<u32>, mut times: Vec<f64>, address: Address) -> TokenBatch {
+        let Setting { graph, noise, objective, chain: (steps, _) } = setting;
+        if objective == Objective::D3pm {
+            let steps = steps as f64;
+            times.iter_mut().for_each(|t| *t = (*t * steps).ceil().max(1.0) / steps);
+        }
+        let length = x0.len() / times.len().max(1);
+        let sigma_bar: Vec<f64> = times.iter().map(|t| noise.sigma_bar(*t)).collect();
+        let mut x_t = Vec::with_capacity(x0.len());
+        for (i, x0) in x0.chunks_exact(length.max(1)).enumerate() {
+            x_t.extend(corrupt(graph, x0, sigma_bar[i], address.sample(i)));
+        }
+        let neighbours = match objective {
+            Objective::Ise => {
+                let rows = x_t.chunks_exact(length).enumerate();
+                rows.map(|(i, x)| Neighbour::draw(graph, x, address.sample(i).sub_index(1))).collect()
+            }
+            _ => Vec::new(),
+        };
+        TokenBatch { length, x0, x_t, times, sigma_bar, neighbours }
+    }
+
+    /// The loss in nats per token, an estimate of the integral over time, and the share of each token `[n·L]`.
+    pub(super) fn loss(
+        &self,
+        setting: Setting<'_>,
+        net: &Transformer,
+        params: &Params,
+        mode: Mode,
+    ) -> Result<(Tensor, Tensor)> {
+        let forward = |tokens: &[u32]| {
+            let levels = NetworkScore::levels(net, &self.sigma_bar);
+            net.forward(params, tokens, self.times.len(), levels.as_deref(), mode)
+        };
+        let net_out = forward(&self.x_t)?;
+        match setting.objective {
+            Objective::Mdlm | Objective::D3pm => ops::cross_entropy(&net_out, &self.x0, &self.masked_weights(setting)),
+            Objective::Dse | Objective::Se | Objective::Csm => {
+                ops::score_entropy(&net_out, &self.terms(|i, x, x0| setting.term(self.at(i), x, x0)))
+            }
+            // ln s of a masked token is f less a number that the network does not change: without it, as without C(r) in the explicit form.
+            Objective::Ise => {
+                let free = ScoreTerm { ratio_x0: 0.0, ratio_rest: 0.0, ..setting.rate_term(self.at(0), 0, 0) };
+                let forth = |i, x| {
+                    let ScoreTerm { x_t, weight, .. } = setting.rate_term(self.at(i), x, 0);
+                    ScoreTerm { x_t, weight, ..free }
+                };
+                let (forth, rows) = ops::score_entropy(&net_out, &self.terms(|i, x, _| forth(i, x)))?;
+                let back = ops::score_entropy(&forward(&self.neighbouring())?, &self.back_terms(setting))?.0;
+                Ok((ops::add(&forth, &back)?, rows))
+            }
+        }
+    }
+
+    /// Whether the batch holds numbers alone: tokens always do.
+    pub(super) fn is_finite(&self) -> bool {
+        self.times.iter().all(|t| t.is_finite())
+    }
+
+    fn at(&self, i: usize) -> At {
+        At { t: self.times[i], sigma_bar: self.sigma_bar[i], share: 1.0 / self.x_t.len() as f64 }
+    }
+
+    /// A term for each token, of its sequence's index, its noisy and its clean value.
+    fn terms(&self, term: impl Fn(usize, u32, u32) -> ScoreTerm) -> Vec<ScoreTerm> {
+        let tokens = self.x_t.iter().zip(&self.x0).enumerate();
+        tokens.map(|(l, (x, x0))| term(l / self.length, *x, *x0)).collect()
+    }
+
+    /// What the cross-entropy of each token counts in a masking graph: nothing where it is not masked.
+    fn masked_weights(&self, setting: Setting<'_>) -> Vec<f32> {
+        let mask = setting.graph.mask();
+        let weights: Vec<f64> = (0..self.times.len()).map(|i| setting.masked_weight(self.at(i))).collect();
+        let weight = |(l, x): (usize, &u32)| if Some(*x) == mask { weights[l / self.length] as f32 } else { 0.0 };
+        self.x_t.iter().enumerate().map(weight).collect()
+    }
+
+    /// All neighbours, `[n, L]`.
+    fn neighbouring(&self) -> Vec<u32> {
+        let mut tokens = self.x_t.clone();
+        for (i, neighbour) in self.neighbours.iter().enumerate() {
+            if let Some(at) = neighbour.at {
+                tokens[i * self.length + at] = neighbour.y;
+            }
+        }
+        tokens
+    }
+
+    /// −w(y, x)·ln s(x')_x at the token in which the neighbour x' differs, times the number of neighbours.
+    fn back_terms(&self, setting: Setting<'_>) -> Vec<ScoreTerm> {
+        let mut terms =
+            self.terms(|_, _, _| ScoreTerm { weight: 0.0, ..ScoreTerm::absorbing(0, 0, u32::MAX, 1.0, 0.0) });
+        for (i, neighbour) in self.neighbours.iter().enumerate() {
+            let Some(at) = neighbour.at else { continue };
+            let (l, here) = (i * self.length + at, self.at(i));
+            let weight = setting.noise.rate(here.t) * setting.graph.rate(neighbour.y as usize, self.x_t[l] as usize);
+            terms[l] = ScoreTerm {
+                x_t: neighbour.y,
+                x0: self.x_t[l],
+                weight: weight * here.share * neighbour.count as f64,
+                ratio_x0: 1.0,
+                ratio_rest: 0.0,
+                form: ScoreForm::Log,
+            };
+        }
+        terms
+    }
+}
+
+/// Where a sequence is: its time, its total noise, and what each token counts in the mean.
+#[derive(Clone, Copy)]
+struct At {
+    t: f64,
+    sigma_bar: f64,
+    share: f64,
+}
+
+impl Setting<'_> {
+    /// What a masked token's cross-entropy counts: the rate of uncovering, or its share in a step of the chain.
+    fn masked_weight(&self, at: At) -> f64 {
+        let (steps, auxiliary) = self.chain;
+        let weight = match self.objective {
+            Objective::D3pm => {
+                let before = (at.t - 1.0 / steps as f64).max(0.0);
+                let (here, before) = (self.noise.touched(at.t), self.noise.touched(before));
+                steps as f64 * (here - before) / here + auxiliary
+            }
+            _ => self.noise.unmask_rate(at.t),
+        };
+        weight * at.share
+    }
+
+    /// The score entropy of a token at the rate of the graph. Outputs of a masked token are ln s + ln K + ln(e^σ̄ − 1): with that, ratios of e^σ̄ − 1,
+    /// which span all sizes, go into the weight, and what is left of them is K at x0.
+    fn rate_term(&self, at: At, x: u32, x0: u32) -> ScoreTerm {
+        let k = self.graph.symbols();
+        match self.graph.mask() {
+            Some(mask) => {
+                let weight = self.noise.unmask_rate(at.t) * at.share / k as f64;
+                let weight = if x == mask { weight } else { 0.0 };
+                ScoreTerm { x_t: mask, x0, weight, ratio_x0: k as f64, ratio_rest: 0.0, form: ScoreForm::Entropy }
+            }
+            None => ScoreTerm::uniform(x, x0, k, at.sigma_bar.exp_m1(), self.noise.rate(at.t) * at.share),
+        }
+    }
+
+    /// The term of a token under the losses of one evaluation.
+    fn term(&self, at: At, x: u32, x0: u32) -> ScoreTerm {
+        let term = self.rate_term(at, x, x0);
+        let (k, grown) = (self.graph.symbols() as f64, at.sigma_bar.exp_m1());
+        let has_mask = self.graph.mask().is_some();
+        match self.objective {
+            // From the rate σ/(e^σ̄ − 1) or σ/K of a pair to 1.
+            Objective::Se if has_mask => ScoreTerm { weight: term.weight * self.unmask_share(at), ..term },
+            Objective::Se => ScoreTerm { weight: at.share, ..term },
+            // s = e^f/(K·(e^σ̄ − 1)): its square takes one more factor 1/K and, over the largest r, none of e^σ̄ − 1.
+            Objective::Csm if has_mask => ScoreTerm { weight: term.weight / k, form: ScoreForm::Squares, ..term },
+            // The largest r is that of a token that left x0.
+            Objective::Csm => ScoreTerm { weight: term.weight * grown / (grown + k), form: ScoreForm::Squares, ..term },
+            _ => term,
+        }
+    }
+
+    /// (1/(e^σ̄ − 1)) over the rate of uncovering: 1/σ, which is 0 where all is masked.
+    fn unmask_share(&self, at: At) -> f64 {
+        self.noise.rate(at.t).recip()
+    }
+}
+
+impl Neighbour {
+    /// One of the sequences y that differ from `x` in a token and to which noise leads from it, all alike.
+    fn draw(graph: &dyn Graph, x: &[u32], address: Address) -> Neighbour {
+        match graph.mask() {
+            Some(mask) => {
+                let open: Vec<usize> = (0..x.len()).filter(|l| x[*l] != mask).collect();
+                let at = (!open.is_empty()).then(|| open[address.below(0, open.len())]);
+                Neighbour { at, y: mask, count: open.len() }
+            }
+            None => {
+                let others = graph.states() - 1;
+                let at = address.below(0, x.len());
+                let other = address.below(1, others) as u32;
+                let y = if other < x[at] { other } else { other + 1 };
+                Neighbour { at: Some(at), y, count: x.len() * others }
+            }
+        }
+    }
+}
