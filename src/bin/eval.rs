@@ -3,7 +3,7 @@
 // Help texts are read in a terminal: their brackets are shapes, not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +26,7 @@ use tweedie::{Error, Result, cli};
   eval --model runs/digits --metric loss --weights raw --count 100 --json
   eval --model runs/digits --metric bpd --metric ode-bpd --count 60
   eval --model runs/digits-classifier --metric accuracy
+  eval --model runs/text --metric bpc
   eval --model runs/digits --forward in.safetensors --out out.safetensors"
 )]
 struct Args {
@@ -36,8 +37,8 @@ struct Args {
     #[arg(long)]
     data: Option<String>,
     /// What to measure on held-out images: loss (mean eps-loss), bpd (variational bound in bits/dim, split in L_T, L_{t-1} and L_0), ode-bpd
-    /// (density of the probability-flow ODE in bits/dim, of dequantised images); may be repeated; of a classifier, accuracy by noise level
-    /// [default: loss, or accuracy]
+    /// (density of the probability-flow ODE in bits/dim, of dequantised images); of tokens, bpc (bound in bits per token of held-out text)
+    /// or bpd (of images); of a classifier, accuracy by noise level; may be repeated [default: loss, bpc or bpd, or accuracy]
     #[arg(long)]
     metric: Vec<String>,
     /// Run the network once: x [n,h,w,c], t [n], optional class_labels [n]; writes net_out [n,h,w,c]
@@ -75,14 +76,33 @@ struct Args {
 }
 
 const ACCURACY: &str = "accuracy";
-const METRICS: [&str; 4] = ["loss", "bpd", "ode-bpd", ACCURACY];
+const METRICS: [&str; 5] = ["loss", "bpd", "ode-bpd", "bpc", ACCURACY];
+
+/// Flags that a model of tokens reads.
+const OF_TOKENS: [&str; 11] =
+    ["model", "data", "metric", "count", "weights", "seed", "draws", "device", "threads", "precision", "json"];
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    cli::exit(cli::with_threads(args.threads, || run(&args)))
+    let matches = Args::command().get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    cli::exit(cli::with_threads(args.threads, || run(&args, &matches)))
 }
 
-fn run(args: &Args) -> Result<()> {
+/// The bound of a model of tokens.
+fn run_tokens(args: &Args, device: Device) -> Result<()> {
+    let pipeline = cli::load_tokens(&args.model, cli::weights_flag(&args.weights)?, None, device)?;
+    let (draws, seed) = (args.likelihood.draws, args.seed);
+    let (metric, data, value, text) =
+        cli::token_bits(&pipeline, (&args.metric, args.data.as_deref()), (args.count, draws, seed))?;
+    if args.json {
+        cli::print_line(&json!({ "model": args.model, "data": data, metric: value }).to_string());
+    } else {
+        println!("{text}");
+    }
+    Ok(())
+}
+
+fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let precision = Precision::from_name(&args.precision)?;
     let device = cli::check_machine(&args.device, precision)?;
     set_conv_accuracy(ConvAccuracy::from_name(&args.conv_accuracy)?);
@@ -91,6 +111,14 @@ fn run(args: &Args) -> Result<()> {
     }
     if let Some(name) = args.metric.iter().find(|m| !METRICS.contains(&m.as_str())) {
         return Err(unknown_name("metric", name, &METRICS));
+    }
+    let has_tokens = cli::has_tokens(&args.model);
+    cli::check_kind(matches, &OF_TOKENS, has_tokens)?;
+    if has_tokens {
+        return run_tokens(args, device);
+    }
+    if args.metric.iter().any(|m| m == "bpc") {
+        return Err(Error::Usage("--metric bpc: has no meaning for a model of images; use --metric bpd".into()));
     }
     let weights = cli::weights_flag(&args.weights)?;
     if ModelFolder::new(&args.model).is_classifier()? {

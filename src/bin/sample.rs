@@ -3,11 +3,12 @@
 // Help texts are read in a terminal: their brackets are shapes, not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tweedie::cli::{self, EditArgs, OutputKind, Sheet};
+use tweedie::cli::{self, EditArgs, OutputKind, Sheet, TokenFlags, TokenRequest};
+use tweedie::device::Device;
 use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::{Pipeline, SampleOptions};
@@ -28,6 +29,8 @@ use tweedie::{Error, Result};
   sample --model runs/digits-unconditional --classifier runs/digits-classifier --guidance-scale 2 --class 3 --out threes.png
   sample --model runs/digits --interpolate 3 17 --count 11 --out strip.png
   sample --model runs/digits --sampler dpmpp_2m --spacing log_snr --steps 12 --out fast.png
+  sample --model runs/text --count 4
+  sample --model runs/text --infill \"To be, or ____ to be\" --count 3
   sample --model runs/digits --sampler heun --steps 50 --encode images.safetensors --out latents.safetensors"
 )]
 struct Args {
@@ -35,10 +38,10 @@ struct Args {
     #[arg(long)]
     model: PathBuf,
     /// ddpm, ddim, euler, heun, rk4, rk45, euler_maruyama, predictor_corrector, edm, dpmpp_2m or euler_ancestral [default: ddpm, for
-    /// --interpolate heun]
+    /// --interpolate heun]; of tokens: tau_leaping, analytic, d3pm, cached or gillespie [default: cached, where the network is not told the noise, else analytic]
     #[arg(long)]
     sampler: Option<String>,
-    /// Steps [default: 50]; an evaluation of the network each, 2 for heun and edm, 4 for rk4, 1 + --corrector-steps for predictor_corrector
+    /// Steps [default: 50, of tokens 256]; an evaluation of the network each, 2 for heun and edm, 4 for rk4, 1 + --corrector-steps for predictor_corrector
     #[arg(long)]
     steps: Option<usize>,
     /// Levels that are visited: leading, trailing, linspace (the times of ddpm), uniform, quadratic, karras, log_snr
@@ -75,9 +78,9 @@ struct Args {
     /// DDIM: recompute the noise estimate from the clipped image estimate
     #[arg(long)]
     recompute_eps: bool,
-    /// Images
-    #[arg(long, default_value = "64")]
-    count: usize,
+    /// Images [default: 64], or texts [default: 4]
+    #[arg(long)]
+    count: Option<usize>,
     /// Seed; sample i of a seed is the same at any --count, --batch and --threads
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -118,15 +121,36 @@ struct Args {
     /// f32, or bf16 for activations and products on the CPU
     #[arg(long, default_value = "f32")]
     precision: String,
-    /// FILE.png, FILE.gif or FILE.safetensors (x0 [n,h,w,c] in [-1,1])
-    #[arg(long, default_value = "samples.png")]
-    out: PathBuf,
+    /// FILE.png, FILE.gif or FILE.safetensors (x0 [n,h,w,c] in [-1,1]) [default: samples.png]; FILE.txt of texts, which are printed too
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Print one JSON object on stdout
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     edit: EditArgs,
+    #[command(flatten)]
+    tokens: TokenFlags,
 }
+
+/// Flags that a model of tokens reads.
+const OF_TOKENS: [&str; 15] = [
+    "model",
+    "sampler",
+    "steps",
+    "count",
+    "seed",
+    "weights",
+    "device",
+    "threads",
+    "batch",
+    "precision",
+    "out",
+    "json",
+    "infill",
+    "length",
+    "graph",
+];
 
 impl Args {
     /// Refuses flags that the sampler does not read.
@@ -181,15 +205,42 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    cli::exit(cli::with_threads(args.threads, || run(&args)))
+    let matches = Args::command().get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    cli::exit(cli::with_threads(args.threads, || run(&args, &matches)))
 }
 
-fn run(args: &Args) -> Result<()> {
+/// A model of tokens.
+fn run_tokens(args: &Args, device: Device, precision: Precision) -> Result<()> {
+    if precision != Precision::F32 {
+        return Err(Error::Usage(format!("--precision {}: the transformer computes in f32 alone", args.precision)));
+    }
+    let weights = cli::weights_flag(&args.weights)?;
+    let pipeline = cli::load_tokens(&args.model, weights, args.tokens.graph.as_deref(), device)?;
+    let request = TokenRequest {
+        sampler: args.sampler.as_deref(),
+        steps: args.steps,
+        count: args.count,
+        seed: args.seed,
+        batch: args.batch,
+        out: args.out.clone(),
+        json: args.json,
+        flags: &args.tokens,
+    };
+    cli::sample_text(&pipeline, &request)
+}
+
+fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let precision = Precision::from_name(&args.precision)?;
     let device = cli::check_machine(&args.device, precision)?;
+    let has_tokens = cli::has_tokens(&args.model);
+    cli::check_kind(matches, &OF_TOKENS, has_tokens)?;
+    if has_tokens {
+        return run_tokens(args, device, precision);
+    }
     set_conv_accuracy(ConvAccuracy::from_name(&args.conv_accuracy)?);
-    let kind = OutputKind::of("--out", &args.out)?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("samples.png"));
+    let kind = OutputKind::of("--out", &out)?;
     let trajectory = match &args.trajectory {
         Some(path) => Some((path, OutputKind::of_states("--trajectory", path)?)),
         None => None,
@@ -217,7 +268,7 @@ fn run(args: &Args) -> Result<()> {
         spacing,
         variance: args.variance.as_deref().map(cli::variance_flag).transpose()?,
         settings: args.settings(steps)?,
-        count: args.count,
+        count: args.count.unwrap_or(64),
         class,
         seed: args.seed,
         batch: args.batch,
@@ -243,8 +294,8 @@ fn run(args: &Args) -> Result<()> {
     };
     bar.finish_and_clear();
     let samples = outcome?;
-    let columns = is_strip.then_some(args.count);
-    cli::write_samples(&args.out, kind, &samples, Sheet { shown: known.as_ref().map(|(_, shown)| shown), columns })?;
+    let columns = is_strip.then_some(options.count);
+    cli::write_samples(&out, kind, &samples, Sheet { shown: known.as_ref().map(|(_, shown)| shown), columns })?;
     if let Some((path, kind)) = trajectory {
         cli::write_trajectory(path, kind, &samples)?;
     }
@@ -254,7 +305,7 @@ fn run(args: &Args) -> Result<()> {
         if args.encode.is_some() { "images encoded" } else { "samples" },
         samples.nfe,
         samples.seconds,
-        args.out.display()
+        out.display()
     );
     if args.json {
         let text = json!({
@@ -266,7 +317,7 @@ fn run(args: &Args) -> Result<()> {
             "sampler": sampler.name(),
             "steps": steps,
             "seed": args.seed,
-            "out": args.out,
+            "out": out,
         });
         cli::print_line(&serde_json::to_string(&text).map_err(|e| Error::Model(format!("summary: {e}")))?);
     }

@@ -5,12 +5,14 @@ mod edit;
 mod interpolate;
 mod likelihood;
 mod output;
+mod tokens;
 
 pub use accuracy::accuracy;
 pub use edit::EditArgs;
 pub use interpolate::{interpolation, strip_class};
 pub use likelihood::{LikelihoodFlags, bpd, measured, ode_bpd};
 pub use output::{OutputKind, Sheet, write_samples, write_trajectory};
+pub use tokens::{TokenFlags, TokenRequest, check_kind, has_tokens, load_tokens, sample_text, token_bits};
 
 use crate::device::Device;
 use crate::error::{Error, Result};

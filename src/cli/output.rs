@@ -11,6 +11,18 @@ use std::path::Path;
 /// Frames of an animation, at most: longer runs show every k-th state.
 const FRAMES: usize = 60;
 
+/// Checks that the folder of a file is there.
+pub(super) fn check_folder(flag: &str, path: &Path) -> Result<()> {
+    let (shown, folder) = (path.display(), path.parent().filter(|p| !p.as_os_str().is_empty()));
+    match folder.filter(|f| !f.is_dir()) {
+        None => Ok(()),
+        Some(folder) => {
+            let wrong = if folder.exists() { "is a file; name a folder" } else { "does not exist; make it first" };
+            Err(Error::Usage(format!("{flag} {shown}: the folder {} {wrong}", folder.display())))
+        }
+    }
+}
+
 /// What a file name asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
@@ -29,11 +41,7 @@ impl OutputKind {
     /// [`Error::Usage`] for another ending, or a folder that does not exist.
     pub fn of(flag: &str, path: &Path) -> Result<OutputKind> {
         let shown = path.display();
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|f| !f.is_dir()) {
-            let wrong = if folder.exists() { "is a file; name a folder" } else { "does not exist; make it first" };
-            return Err(Error::Usage(format!("{flag} {shown}: the folder {} {wrong}", folder.display())));
-        }
+        check_folder(flag, path)?;
         match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
             Some("png") => Ok(OutputKind::Png),
             Some("gif") => Ok(OutputKind::Gif),
