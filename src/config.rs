@@ -194,6 +194,12 @@ pub struct TrainConfig {
     /// Channels in which it is told the noise; 0 for none with a mask, which needs none, else 128.
     #[serde(default)]
     pub cond_dim: usize,
+    /// Base of its rotary frequencies.
+    #[serde(default = "tokens::default_rotary_base")]
+    pub rotary_base: f64,
+    /// Times are drawn as powers of this exponent, and weighed accordingly; at least 1.
+    #[serde(default = "tokens::default_time_power")]
+    pub time_power: f64,
     /// Steps of the chain of the loss d3pm.
     #[serde(default = "tokens::default_chain_steps")]
     pub chain_steps: u64,

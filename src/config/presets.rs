@@ -89,6 +89,8 @@ impl TrainConfig {
             heads: tokens::default_heads(),
             mlp_ratio: tokens::default_mlp_ratio(),
             cond_dim: 0,
+            rotary_base: tokens::default_rotary_base(),
+            time_power: tokens::default_time_power(),
             chain_steps: tokens::default_chain_steps(),
             auxiliary: tokens::default_auxiliary(),
         };
@@ -175,17 +177,19 @@ impl TrainConfig {
             TEXT => Ok(TrainConfig {
                 preset: TEXT.into(),
                 data: "text".into(),
-                steps: 3000,
-                batch: 16,
-                lr: 2e-3,
-                warmup_steps: 100,
+                steps: 3800,
+                batch: 8,
+                lr: 1e-3,
+                warmup_steps: 200,
                 ema_decay: 0.995,
-                save_every: 500,
-                sample_every: 500,
-                validate_every: 250,
+                save_every: 600,
+                sample_every: 1800,
+                validate_every: 300,
                 class_conditional: false,
                 time_sampling: "stratified".into(),
                 graph: "absorbing".into(),
+                rotary_base: 100.0,
+                time_power: 2.0,
                 ..digits
             }),
             // The digits' 17 levels as symbols, 64 a sequence.
@@ -203,6 +207,7 @@ impl TrainConfig {
                 dropout: 0.1,
                 graph: "absorbing".into(),
                 width: 128,
+                time_power: 2.0,
                 ..digits
             }),
             _ => Err(unknown_name("preset", name, &PRESETS)),

@@ -70,6 +70,7 @@ impl TrainConfig {
             mlp_ratio: self.mlp_ratio,
             cond_dim,
             dropout: self.dropout,
+            rotary_base: self.rotary_base,
             position_embed: is_image,
             ..TransformerConfig::default()
         };
@@ -96,11 +97,17 @@ impl TrainConfig {
             }
             return Ok(());
         }
+        if self.task != "diffusion" {
+            return bad(format!("--graph {}: has no meaning for --task {}", self.graph, self.task));
+        }
         self.tokenizer()?;
         let (symbols, length) = (2, self.length);
         let scheduler = self.token_scheduler(symbols)?;
         self.transformer(&scheduler, length, false)?;
         self.token_times()?;
+        if !(self.time_power >= 1.0 && self.time_power.is_finite()) {
+            return bad(format!("time_power = {}: expected at least 1", self.time_power));
+        }
         if self.chain_steps == 0 {
             return bad("chain_steps = 0: expected at least 1".into());
         }
@@ -145,6 +152,14 @@ pub(super) fn default_heads() -> usize {
 
 pub(super) fn default_mlp_ratio() -> usize {
     4
+}
+
+pub(super) fn default_rotary_base() -> f64 {
+    10_000.0 // Su et al. 2021
+}
+
+pub(super) fn default_time_power() -> f64 {
+    1.0
 }
 
 pub(super) fn default_chain_steps() -> u64 {

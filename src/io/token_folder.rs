@@ -142,6 +142,10 @@ impl ModelFolder {
         });
         self.write_json("scheduler/scheduler_config.json", &scheduler)?;
         self.write_json("transformer/config.json", &description.transformer.to_json())?;
+        let stale = self.path("tokenizer.json");
+        if description.tokenizer.is_none() && stale.is_file() {
+            std::fs::remove_file(&stale).map_err(Error::io("remove", &stale))?;
+        }
         if let Some(tokenizer) = &description.tokenizer {
             self.write_json("tokenizer.json", &to_value("tokenizer.json", serde_json::to_value(tokenizer))?)?;
             index["tokenizer"] = json!(["tweedie", "Tokenizer"]);
@@ -188,7 +192,7 @@ mod tests {
 
     fn description() -> TokenDescription {
         TokenDescription {
-            transformer: TransformerConfig { length: 32, ..TransformerConfig::default() },
+            transformer: TransformerConfig { outputs: 27, length: 32, ..TransformerConfig::default() },
             scheduler: TokenScheduler {
                 graph: GraphKind::Absorbing,
                 symbols: 27,

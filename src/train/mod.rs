@@ -105,6 +105,10 @@ pub fn train(
         let trainer = Trainer::of_task(config, Box::new(TokenTask::new(config, &data)?), options.device)?;
         return run(config, options, stop, on_step, &folder, trainer);
     }
+    if TokenData::is_text(&config.data) {
+        let data = &config.data;
+        return Err(Error::Usage(format!("--data {data}: a text becomes tokens; add --graph absorbing, or --preset text")));
+    }
     let dataset = Dataset::load(&config.data, config.seed)?;
     let trainer = Trainer::new(config, &dataset, options.device)?;
     run(config, options, stop, on_step, &folder, trainer)

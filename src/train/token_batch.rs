@@ -23,8 +23,9 @@ pub(super) struct TokenBatch {
     /// Clean and noisy tokens, `[n, L]`.
     x0: Vec<u32>,
     x_t: Vec<u32>,
-    /// Of each sequence, `[n]`.
+    /// Of each sequence, `[n]`, and what each counts because of how it was drawn.
     times: Vec<f64>,
+    importance: Vec<f64>,
     sigma_bar: Vec<f64>,
     /// For the implicit loss: a neighbour of each sequence.
     neighbours: Vec<Neighbour>,
@@ -44,8 +45,13 @@ impl TokenBatch {
     /// Noises each sequence to its own time, with the noise of samples 0 to n − 1 at `address`.
     ///
     /// * `x0` — `[n, L]`
-    /// * `times` — `[n]`; D3PM takes the next level of its chain at or above
-    pub(super) fn noised(setting: Setting<'_>, x0: Vec<u32>, mut times: Vec<f64>, address: Address) -> TokenBatch {
+    /// * `times`, `importance` — `[n]`; D3PM takes the next level of its chain at or above a time
+    pub(super) fn noised(
+        setting: Setting<'_>,
+        x0: Vec<u32>,
+        (mut times, importance): (Vec<f64>, Vec<f64>),
+        address: Address,
+    ) -> TokenBatch {
         let Setting { graph, noise, objective, chain: (steps, _) } = setting;
         if objective == Objective::D3pm {
             let steps = steps as f64;
@@ -64,7 +70,7 @@ impl TokenBatch {
             }
             _ => Vec::new(),
         };
-        TokenBatch { length, x0, x_t, times, sigma_bar, neighbours }
+        TokenBatch { length, x0, x_t, times, importance, sigma_bar, neighbours }
     }
 
     /// The loss in nats per token, an estimate of the integral over time, and the share of each token `[n·L]`.
@@ -105,7 +111,8 @@ impl TokenBatch {
     }
 
     fn at(&self, i: usize) -> At {
-        At { t: self.times[i], sigma_bar: self.sigma_bar[i], share: 1.0 / self.x_t.len() as f64 }
+        let share = self.importance[i] / self.x_t.len() as f64;
+        At { t: self.times[i], sigma_bar: self.sigma_bar[i], share }
     }
 
     /// A term for each token, of its sequence's index, its noisy and its clean value.
@@ -230,6 +237,185 @@ impl Neighbour {
                 let y = if other < x[at] { other } else { other + 1 };
                 Neighbour { at: Some(at), y, count: x.len() * others }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discrete::{Absorbing, Head, Uniform, loss};
+    use crate::nn::TransformerConfig;
+    use crate::rng::Purpose;
+    use crate::tensor::Tensor;
+
+    const K: usize = 4;
+    const NOISE: Noise = Noise::LogLinear { eps: 1e-2 };
+
+    /// A network that says something everywhere, and ln s of a sequence as samplers read it.
+    struct Model {
+        net: Transformer,
+        params: Params,
+    }
+
+    impl Model {
+        fn new(graph: &dyn Graph) -> Model {
+            let (tokens, cond_dim) = (graph.states(), graph.mask().is_none().then_some(4));
+            let config = TransformerConfig {
+                tokens,
+                outputs: K,
+                length: 6,
+                width: 8,
+                depth: 1,
+                heads: 2,
+                cond_dim,
+                ..TransformerConfig::default()
+            };
+            let net = Transformer::new(&config).unwrap();
+            let tensors = net.specs().iter().enumerate().map(|(i, spec)| {
+                let values = crate::testing::Array::normal(spec.shape, i as u64, 0.4, 0.1).to_f32();
+                Tensor::from_slice(&values, spec.shape).unwrap()
+            });
+            let params = Params::new(net.specs(), tensors.collect(), true).unwrap();
+            Model { net, params }
+        }
+
+        fn log_scores(&self, graph: &dyn Graph, x: &[u32], sigma_bar: f64) -> Vec<f64> {
+            use crate::discrete::{ConcreteScore, Tokens};
+            let score = NetworkScore { transformer: &self.net, params: &self.params, graph, head: Head::LogRatios };
+            let mut out = vec![0.0; x.len() * graph.states()];
+            score.evaluate(&Tokens::new(x.to_vec(), x.len()).unwrap(), &[sigma_bar], &mut out).unwrap();
+            out
+        }
+    }
+
+    fn value(loss: &Tensor) -> f64 {
+        f64::from(loss.to_vec::<f32>().unwrap()[0])
+    }
+
+    /// The batch of two sequences, and its loss.
+    fn batch(setting: Setting<'_>, model: &Model, sample: usize) -> (TokenBatch, f64) {
+        let x0 = vec![0, 1, 3, 2, 2, 1, 3, 3, 0, 1, 2, 0];
+        let address = Address::new(7, Purpose::TrainNoise).step(sample);
+        let batch = TokenBatch::noised(setting, x0, (vec![0.3, 0.8], vec![1.0; 2]), address);
+        let loss = batch.loss(setting, &model.net, &model.params, Mode::Inference).unwrap().0;
+        (batch, value(&loss))
+    }
+
+    #[test]
+    fn losses_of_one_evaluation_are_those_in_f64() {
+        let (absorbing, uniform) = (Absorbing::new(K).unwrap(), Uniform::new(K).unwrap());
+        let graphs: [&dyn Graph; 2] = [&absorbing, &uniform];
+        for graph in graphs {
+            let model = Model::new(graph);
+            for objective in [Objective::Dse, Objective::Se, Objective::Csm] {
+                let setting = Setting { graph, noise: NOISE, objective, chain: (10, 0.0) };
+                let (batch, got) = batch(setting, &model, 0);
+                let mut want = 0.0;
+                for i in 0..2 {
+                    let (x, x0) = (&batch.x_t[i * 6..][..6], &batch.x0[i * 6..][..6]);
+                    let (t, sigma_bar) = (batch.times[i], batch.sigma_bar[i]);
+                    let log_s = model.log_scores(graph, x, sigma_bar);
+                    let rate = |x: usize, y: usize| NOISE.rate(t) * graph.rate(x, y);
+                    let one = |x: usize, y: usize| f64::from(u8::from(graph.rate(x, y) > 0.0));
+                    // The largest ratio is that of a value from which x was reached.
+                    let largest = (0..K).map(|a| graph.ratio(a, (a + 1) % K, a, sigma_bar)).fold(0.0, f64::max);
+                    let largest = if graph.mask().is_some() { sigma_bar.exp_m1().recip() } else { largest };
+                    want += match objective {
+                        Objective::Dse => loss::denoising_score_entropy(graph, (x, x0), sigma_bar, &log_s, &rate),
+                        Objective::Se => loss::denoising_score_entropy(graph, (x, x0), sigma_bar, &log_s, &one),
+                        _ => {
+                            let s: Vec<f64> = log_s.iter().map(|s| s.exp()).collect();
+                            let ratio = |(l, y)| graph.ratio(y, x[l] as usize, x0[l] as usize, sigma_bar);
+                            let states = graph.states();
+                            let r: Vec<f64> = (0..6).flat_map(|l| (0..states).map(move |y| (l, y))).map(ratio).collect();
+                            loss::concrete_score_matching(graph, x, &s, &r, &|x, y| rate(x, y) / largest)
+                        }
+                    } / 12.0;
+                }
+                // 48 terms in f32 on outputs whose own f32 is the same on both sides: 48 roundings and those of exp, 3e-7.
+                let bound = 48.0 * (f64::from(f32::EPSILON) + 3e-7) * want.abs();
+                assert!((got - want).abs() <= bound, "{} {}: {got} against {want}", graph.name(), objective.name());
+            }
+        }
+    }
+
+    #[test]
+    fn masked_losses_are_the_cross_entropy_at_the_rates_of_their_times() {
+        let graph = Absorbing::new(K).unwrap();
+        let model = Model::new(&graph);
+        for objective in [Objective::Mdlm, Objective::D3pm] {
+            let setting = Setting { graph: &graph, noise: NOISE, objective, chain: (10, 0.25) };
+            let (batch, got) = batch(setting, &model, 1);
+            let mut want = 0.0;
+            for i in 0..2 {
+                let x = &batch.x_t[i * 6..][..6];
+                let log_s = model.log_scores(&graph, x, 1.0);
+                let t = [0.3, 0.8][i];
+                // A step of the chain from t to t − 0.1 uncovers a tenth of all that is masked, in every scale of the noise.
+                let weight = if objective == Objective::Mdlm { NOISE.unmask_rate(t) } else { 10.0 * 0.1 / t + 0.25 };
+                for l in (0..6).filter(|l| x[*l] == K as u32) {
+                    let row = &log_s[l * 5..][..K];
+                    let normaliser = row.iter().map(|s| s.exp()).sum::<f64>().ln();
+                    want -= weight * (row[batch.x0[i * 6 + l] as usize] - normaliser) / 12.0;
+                }
+            }
+            let bound = 48.0 * (f64::from(f32::EPSILON) + 3e-7) * want.abs();
+            assert!((got - want).abs() <= bound, "{}: {got} against {want}", objective.name());
+        }
+    }
+
+    #[test]
+    fn the_implicit_loss_with_one_neighbour_is_that_with_all_in_the_mean() {
+        let (absorbing, uniform) = (Absorbing::new(K).unwrap(), Uniform::new(K).unwrap());
+        let graphs: [&dyn Graph; 2] = [&absorbing, &uniform];
+        for graph in graphs {
+            let model = Model::new(graph);
+            let setting = Setting { graph, noise: NOISE, objective: Objective::Ise, chain: (10, 0.0) };
+            let (first, _) = batch(setting, &model, 2);
+            let mut want = 0.0;
+            for i in 0..2 {
+                let x = &first.x_t[i * 6..][..6];
+                let (t, sigma_bar) = (first.times[i], first.sigma_bar[i]);
+                let weight = |x: usize, y: usize| NOISE.rate(t) * graph.rate(x, y);
+                // What the network does not change is left out of the loss: ln K + ln(e^σ̄ − 1) of a masked token.
+                let left_out = if graph.mask().is_some() { (K as f64).ln() + sigma_bar.exp_m1().ln() } else { 0.0 };
+                let full = loss::implicit_score_entropy(
+                    graph,
+                    x,
+                    &|x| Ok(model.log_scores(graph, x, sigma_bar)),
+                    &weight,
+                );
+                let open = x.iter().filter(|x| Some(**x) != graph.mask()).count() as f64;
+                want += (full.unwrap() - open * NOISE.rate(t) * left_out * f64::from(u8::from(graph.mask().is_some()))) / 12.0;
+            }
+            // n = 4000 neighbours of each of the two sequences, seed 7: a z-score of 4 happens once in 16 000.
+            let n = 4000;
+            let draws: Vec<f64> = (0..n)
+                .map(|sample| {
+                    let mut again = copy(&first);
+                    let address = Address::new(7, Purpose::Test).step(sample);
+                    let rows = again.x_t.chunks_exact(6).enumerate();
+                    again.neighbours = rows.map(|(i, x)| Neighbour::draw(graph, x, address.sample(i))).collect();
+                    value(&again.loss(setting, &model.net, &model.params, Mode::Inference).unwrap().0)
+                })
+                .collect();
+            let mean = draws.iter().sum::<f64>() / n as f64;
+            let variance = draws.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+            let z = (mean - want) / (variance / n as f64).sqrt();
+            assert!(z.abs() < 4.0 && variance > 0.0, "{}: {mean} against {want}, z = {z}", graph.name());
+        }
+    }
+
+    fn copy(batch: &TokenBatch) -> TokenBatch {
+        TokenBatch {
+            length: batch.length,
+            x0: batch.x0.clone(),
+            x_t: batch.x_t.clone(),
+            times: batch.times.clone(),
+            importance: batch.importance.clone(),
+            sigma_bar: batch.sigma_bar.clone(),
+            neighbours: Vec::new(),
         }
     }
 }

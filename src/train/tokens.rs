@@ -109,9 +109,10 @@ impl<'a> TokenTask<'a> {
         }
     }
 
-    /// The times of a step: one in each of as many equal parts as the batch has rows, or all anywhere.
-    fn draw_times(&self, step: u64) -> Vec<f64> {
-        let n = self.config.batch;
+    /// The times of a step and what each counts: t = u^p, with one u in each of as many equal parts of \[0, 1\] as the batch has rows, or all
+    /// anywhere, between the least and the largest time. A power above 1 draws more of small times, where a few tokens count much.
+    fn draw_times(&self, step: u64) -> (Vec<f64>, Vec<f64>) {
+        let (n, power) = (self.config.batch, self.config.time_power);
         let address = Address::new(self.config.seed, Purpose::Time).step(step as usize);
         let is_stratified = self.config.time_sampling == "stratified";
         let (least, most) = self.times;
@@ -119,7 +120,8 @@ impl<'a> TokenTask<'a> {
             let u = address.sample(i).uniform(0);
             if is_stratified { (i as f64 + u) / n as f64 } else { u }
         };
-        (0..n).map(|i| least + (most - least) * place(i)).collect()
+        let time = |u: f64| (least + (most - least) * u.powf(power), (most - least) * power * u.powf(power - 1.0));
+        (0..n).map(|i| time(place(i))).unzip()
     }
 
     fn batch(&self) -> Result<&TokenBatch> {

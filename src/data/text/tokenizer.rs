@@ -209,7 +209,7 @@ impl Tokenizer {
     }
 
     fn unknown(&self, symbols: &[&str]) -> Error {
-        let list: Vec<String> = symbols.iter().map(|symbol| format!("'{symbol}'")).collect();
+        let list: Vec<String> = symbols.iter().map(|symbol| format!("'{}'", symbol.escape_debug())).collect();
         let (kind, count) = (self.kind.name(), self.symbols());
         Error::Usage(format!(
             "text: expected symbols of the vocabulary ({kind}, {count} symbols), got {}; leave them out",
