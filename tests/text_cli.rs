@@ -69,10 +69,9 @@ fn sample(model: &Path, more: &[&str]) -> String {
 #[test]
 fn every_loss_trains_on_its_graphs_and_says_a_bound() {
     let folder = tempfile::tempdir().unwrap();
-    for (graph, losses) in [
-        ("absorbing", &["dse", "ise", "se", "csm", "d3pm", "mdlm"][..]),
-        ("uniform", &["dse", "ise", "se", "csm"]),
-    ] {
+    for (graph, losses) in
+        [("absorbing", &["dse", "ise", "se", "csm", "d3pm", "mdlm"][..]), ("uniform", &["dse", "ise", "se", "csm"])]
+    {
         for loss in losses {
             let out = folder.path().join(format!("{graph}-{loss}"));
             let more = ["--data", "text", "--graph", graph, "--loss", loss, "--length", "16", "--steps", "3"];
@@ -109,7 +108,10 @@ fn a_text_depends_on_seed_and_index_and_not_on_batch_or_threads() {
     for cut in [["--batch", "1", "--threads", "1"], ["--batch", "2", "--threads", "3"]] {
         assert_eq!(sample(of_text(), &[&flags[..], &cut].concat()), all, "{cut:?}");
     }
-    assert_eq!(sample(of_text(), &["--count", "2", "--seed", "3"]), all.lines().take(2).map(|l| format!("{l}\n")).collect::<String>());
+    assert_eq!(
+        sample(of_text(), &["--count", "2", "--seed", "3"]),
+        all.lines().take(2).map(|l| format!("{l}\n")).collect::<String>()
+    );
     assert_ne!(sample(of_text(), &["--count", "5"]), all);
     // The network is not told the noise: evaluations that change nothing may be left out.
     assert_eq!(sample(of_text(), &[&flags[..], &["--sampler", "d3pm"]].concat()), all);
@@ -173,7 +175,13 @@ fn bad_texts_are_refused_in_a_sentence() {
     refuse("a.txt", book().as_bytes(), &["--tokenizer", "letter"], 2, &["did you mean \"letters\"?"]);
     refuse("b.txt", book().as_bytes(), &["--graph", "absorb"], 2, &["did you mean \"absorbing\"?"]);
     refuse("c.txt", book().as_bytes(), &["--loss", "mdml"], 2, &["did you mean \"mdlm\"?"]);
-    refuse("d.txt", book().as_bytes(), &["--graph", "uniform", "--loss", "mdlm"], 2, &["use --graph absorbing, or --loss dse"]);
+    refuse(
+        "d.txt",
+        book().as_bytes(),
+        &["--graph", "uniform", "--loss", "mdlm"],
+        2,
+        &["use --graph absorbing, or --loss dse"],
+    );
     refuse("e.txt", book().as_bytes(), &["--preset", "digits"], 2, &["--graph absorbing"]);
     refuse("f.txt", book().as_bytes(), &["--precision", "bf16"], 2, &["f32 alone"]);
     run(TRAIN, ["--data", "digits", "--loss", "dse", "--out", text(&out)]).refuses(2, &["add --graph absorbing"]);
@@ -223,5 +231,8 @@ fn a_run_goes_on_only_with_its_own_graph_and_data_and_folders_change_their_kind(
     // A folder that is replaced by another kind of model keeps nothing of the former.
     run(TRAIN, tiny_args(&out, &["--steps", "1", "--overwrite"])).refuses_nothing();
     assert!(!out.join("transformer").exists() && out.join("unet").exists());
-    succeed(SAMPLE, ["--model", text(&out), "--steps", "2", "--count", "1", "--out", text(&folder.path().join("x.png"))]);
+    succeed(
+        SAMPLE,
+        ["--model", text(&out), "--steps", "2", "--count", "1", "--out", text(&folder.path().join("x.png"))],
+    );
 }

@@ -1,7 +1,9 @@
 //! The transformer that is measured: a character model of 27 symbols and a mask, told the noise level or not.
 
 use tweedie::Result;
-use tweedie::discrete::{Absorbing, Graph, Head, NetworkScore, Noise, TokenSampler, TokenSamplerOptions, sample_tokens};
+use tweedie::discrete::{
+    Absorbing, Graph, Head, NetworkScore, Noise, TokenSampler, TokenSamplerOptions, sample_tokens,
+};
 use tweedie::nn::{Mode, Params, Transformer, TransformerConfig, initialise};
 use tweedie::ops;
 use tweedie::optim::{self, Moments, UpdateSettings};
@@ -77,8 +79,7 @@ impl Model {
     /// Draws a batch of sequences in so many steps of the masking graph; the mean number of evaluations of each.
     pub(crate) fn sample(&self, sampler: TokenSampler, steps: usize) -> Result<f64> {
         let graph = Absorbing::new(self.net.config().outputs)?;
-        let score =
-            NetworkScore { transformer: &self.net, params: &self.params, graph: &graph, head: Head::LogClean };
+        let score = NetworkScore { transformer: &self.net, params: &self.params, graph: &graph, head: Head::LogClean };
         let options = TokenSamplerOptions { steps, batch: BATCH, ..TokenSamplerOptions::default() };
         let samples: Vec<u32> = (0..BATCH as u32).collect();
         let place = (&graph as &dyn Graph, Noise::LogLinear { eps: 0.0 });

@@ -6,7 +6,8 @@
 //! state/checkpoint.safetensors                (everything a resumed run needs, one file)
 //! ```
 //!
-//! A classifier of noisy images has `classifier/` in place of `unet/`, and a model_index.json that says so.
+//! A classifier of noisy images has `classifier/` in place of `unet/`, and a model_index.json that says so; a model of tokens `transformer/`, see
+//! [`super::token_folder`].
 
 use super::tensors::write_tensors;
 use super::token_folder::TRANSFORMER;
@@ -184,8 +185,9 @@ impl ModelFolder {
         let index = self.read_index()?;
         if index["unet"][1] != "UNet2DModel" {
             let got = &index["unet"];
+            let hint = if index.get(TRANSFORMER).is_some() { "; it is a model of tokens, not of images" } else { "" };
             return Err(Error::Model(format!(
-                "model \"{root}\": model_index.json names unet {got}; expected [\"diffusers\",\"UNet2DModel\"]"
+                "model \"{root}\": model_index.json names unet {got}; expected [\"diffusers\",\"UNet2DModel\"]{hint}"
             )));
         }
         let unet = UNetConfig::from_json(&self.read_json("unet/config.json")?).map_err(|e| self.in_folder(e))?;

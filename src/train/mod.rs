@@ -107,7 +107,9 @@ pub fn train(
     }
     if TokenData::is_text(&config.data) {
         let data = &config.data;
-        return Err(Error::Usage(format!("--data {data}: a text becomes tokens; add --graph absorbing, or --preset text")));
+        return Err(Error::Usage(format!(
+            "--data {data}: a text becomes tokens; add --graph absorbing, or --preset text"
+        )));
     }
     let dataset = Dataset::load(&config.data, config.seed)?;
     let trainer = Trainer::new(config, &dataset, options.device)?;

@@ -328,7 +328,8 @@ mod tests {
                             let s: Vec<f64> = log_s.iter().map(|s| s.exp()).collect();
                             let ratio = |(l, y)| graph.ratio(y, x[l] as usize, x0[l] as usize, sigma_bar);
                             let states = graph.states();
-                            let r: Vec<f64> = (0..6).flat_map(|l| (0..states).map(move |y| (l, y))).map(ratio).collect();
+                            let r: Vec<f64> =
+                                (0..6).flat_map(|l| (0..states).map(move |y| (l, y))).map(ratio).collect();
                             loss::concrete_score_matching(graph, x, &s, &r, &|x, y| rate(x, y) / largest)
                         }
                     } / 12.0;
@@ -380,14 +381,11 @@ mod tests {
                 let weight = |x: usize, y: usize| NOISE.rate(t) * graph.rate(x, y);
                 // What the network does not change is left out of the loss: ln K + ln(e^σ̄ − 1) of a masked token.
                 let left_out = if graph.mask().is_some() { (K as f64).ln() + sigma_bar.exp_m1().ln() } else { 0.0 };
-                let full = loss::implicit_score_entropy(
-                    graph,
-                    x,
-                    &|x| Ok(model.log_scores(graph, x, sigma_bar)),
-                    &weight,
-                );
+                let full =
+                    loss::implicit_score_entropy(graph, x, &|x| Ok(model.log_scores(graph, x, sigma_bar)), &weight);
                 let open = x.iter().filter(|x| Some(**x) != graph.mask()).count() as f64;
-                want += (full.unwrap() - open * NOISE.rate(t) * left_out * f64::from(u8::from(graph.mask().is_some()))) / 12.0;
+                want += (full.unwrap() - open * NOISE.rate(t) * left_out * f64::from(u8::from(graph.mask().is_some())))
+                    / 12.0;
             }
             // n = 4000 neighbours of each of the two sequences, seed 7: a z-score of 4 happens once in 16 000.
             let n = 4000;
