@@ -122,7 +122,8 @@ impl Transformer {
         config.validate()?;
         let b = &mut Builder::new();
         let width = config.width;
-        let init = Init::Uniform(1.0 / (width as f64).sqrt());
+        // Where no gate keeps them closed, the first branches would drown smaller vectors, and tokens be told apart late.
+        let init = if config.cond_dim.is_some() { Init::Uniform(1.0 / (width as f64).sqrt()) } else { Init::Normal };
         let embedding = b.add("vocab_embed.embedding".into(), [config.tokens, width], Layout::Plain, init);
         let positions = config
             .position_embed
