@@ -47,6 +47,7 @@ impl Denoiser for Ready {
             clip: None,
             x0_hat: None,
             variance: None,
+            is_guided: false,
         })
     }
 }

@@ -40,6 +40,7 @@ impl Denoiser for Toy {
             clip: None,
             x0_hat: None,
             variance: Some(Tensor::from_slice(&chosen, x_t.shape())?),
+            is_guided: false,
         })
     }
 }

@@ -68,6 +68,8 @@ fn guidance_at_both_ends_is_the_plain_model_and_between_it_is_not() {
     assert_eq!(bits(&within(":")), bits(&two));
     // A model guided away from itself is itself, up to the rounding of w·d + (1 − w)·d.
     let own = sample(&folder, model(), &["--class", "3", "--guide", text(model()), "--guidance-scale", "3"]);
+    // Guided, so that eps_hat follows where x0_hat was clipped.
+    let plain = sample(&folder, model(), &["--class", "3", "--recompute-eps"]);
     for (a, b) in own.iter().zip(&plain) {
         assert!((a - b).abs() < 1e-3, "{a} and {b}");
     }
@@ -131,7 +133,7 @@ fn what_does_not_fit_is_refused_with_a_sentence_and_nothing_is_written() {
     let digit = png(&folder, "digit.png", [8, 8, 1], |_| 9);
     let (photo, small, grey, half) = (text(&photo), text(&small), text(&grey), text(&half));
     let (narrow, digit, own) = (text(&narrow), text(&digit), text(model()));
-    let cases: [(&Path, &[&str], &str); 17] = [
+    let cases: [(&Path, &[&str], &str); 18] = [
         (flags(), &["--inpaint", photo, "--mask", narrow], "the picture has 16x11 pixels, the mask 8x11"),
         (
             flags(),
@@ -146,6 +148,7 @@ fn what_does_not_fit_is_refused_with_a_sentence_and_nothing_is_written() {
         (flags(), &["--inpaint", small, "--mask", "left"], "the model draws 16x11 pixels, the picture has 8x8"),
         (flags(), &["--inpaint", photo, "--mask", "lefft"], "did you mean \"left\""),
         (flags(), &["--inpaint", photo, "--mask", "box:9,0,8,1"], "expected box:X,Y,WIDTH,HEIGHT within 16x11 pixels"),
+        (flags(), &["--inpaint", photo, "--mask", "box:1,0,0,3"], "holds no pixel"),
         (flags(), &["--mask", "left"], "add --inpaint FILE.png"),
         (flags(), &["--inpaint", photo, "--mask", "left", "--resample", "0"], "--resample 0: expected at least 1"),
         (flags(), &["--resample", "3"], "add --inpaint or --colorize"),

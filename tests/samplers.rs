@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers are test code too.
 
 use std::sync::Arc;
+use tweedie::denoiser::guidance::{Guided, Strength, Two};
 use tweedie::denoiser::oracle::Oracle;
-use tweedie::denoiser::{Denoiser, Estimate};
+use tweedie::denoiser::{Denoiser, Estimate, Threshold};
 use tweedie::process::{
     BetaCurve, BetaSchedule, Discrete, Edm, Flow, Level, LinearLogSnr, Ou, Process, SchedulerConfig, Spacing, SubVp,
     Variance, Ve, Vp,
@@ -292,4 +293,26 @@ fn learned_variances_at_their_ends_are_beta_tilde_and_beta() {
         let error = run(&oracle(), Variance::LearnedRange).unwrap_err().to_string();
         assert!(error.contains("says nothing of a variance"), "{error}");
     }
+}
+
+#[test]
+fn ddim_takes_eps_from_the_clipped_estimate_where_guidance_moved_it_and_nowhere_else() {
+    let class = Oracle::isotropic(&[1.0], &[vec![0.9, -0.5]], &[0.5]).unwrap();
+    let (config, all) = (SchedulerConfig::default(), oracle());
+    let process = config.process().unwrap();
+    let grid = Grid::new(&config, &process, &GridKind::Times(Spacing::Trailing), 20).unwrap();
+    let x_t = tweedie::sampler::start(&*process, 4, [ROWS, 2]).unwrap();
+    let x_t = tweedie::ops::cast(&x_t, tweedie::tensor::Dtype::F32).unwrap();
+    let run = |scale: f64, recompute_eps: bool| {
+        let pair = Two { towards: &class, away: &all };
+        let guided = Guided { pair, strength: Strength::of(scale), rescale: 0.0 };
+        let denoiser = Threshold { inner: guided, config: &config };
+        let samples: Vec<u32> = (0..ROWS as u32).collect();
+        let options = SamplerOptions { recompute_eps, ..SamplerOptions::default() };
+        let mut run = Run::new(&denoiser, StepNoise::Given(&[]), &samples);
+        sample(SamplerKind::Ddim, &mut run, x_t.clone(), &grid, &options).unwrap().to_f64s().unwrap()
+    };
+    assert_eq!(run(4.0, false), run(4.0, true));
+    // At w = 1 nothing is moved, and clipping alone leaves eps_hat raw, as diffusers has it.
+    assert_ne!(run(1.0, false), run(1.0, true));
 }

@@ -58,6 +58,9 @@ pub struct Estimate {
     pub x0_hat: Option<Tensor>,
     /// Where the variance of a reverse step lies between beta-tilde (−1) and beta (1), if the network says so: like `x_t`.
     pub variance: Option<Tensor>,
+    /// Whether guidance moved it. Then x0_hat leaves the data's range as a rule, and what clips it must move eps_hat too: a step from a clipped x0_hat and
+    /// an eps_hat that is not goes where neither of them points.
+    pub is_guided: bool,
 }
 
 /// A network's output without what it says of the variance, and that: a second half of the channels, where it has twice those of its input.
@@ -117,7 +120,21 @@ impl Estimate {
     /// The estimate of an exact denoiser: x0_hat itself. `at` must have noise.
     pub fn of_x0(x_t: Tensor, x0_hat: Tensor, at: Level) -> Estimate {
         let eps = (1.0 / at.sigma, -at.alpha / at.sigma);
-        Estimate { x_t, net_out: x0_hat, x0: (0.0, 1.0), eps, clip: None, x0_hat: None, variance: None }
+        Estimate {
+            x_t,
+            net_out: x0_hat,
+            x0: (0.0, 1.0),
+            eps,
+            clip: None,
+            x0_hat: None,
+            variance: None,
+            is_guided: false,
+        }
+    }
+
+    /// The same estimate, moved by guidance.
+    pub fn guided(self) -> Estimate {
+        Estimate { is_guided: true, ..self }
     }
 
     /// The same step with eps_hat taken from x0_hat: (x_t − alpha·x0_hat)/sigma. This differs from eps_hat where x0_hat was clipped or replaced, and

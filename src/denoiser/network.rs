@@ -157,5 +157,5 @@ fn estimate(
     at: Level,
 ) -> Result<Estimate> {
     let (x0, eps) = (x0_coefficients(scheduler.prediction, at)?, eps_coefficients(scheduler.prediction, at)?);
-    Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None, variance })
+    Ok(Estimate { x_t, net_out, x0, eps, clip: None, x0_hat: None, variance, is_guided: false })
 }

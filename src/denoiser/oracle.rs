@@ -335,6 +335,7 @@ impl Denoiser for Oracle {
                 clip: None,
                 x0_hat: None,
                 variance: None,
+                is_guided: false,
             });
         }
         Ok(Estimate::of_x0(x_t.clone(), x0_hat, at))

@@ -46,7 +46,8 @@ impl DdimNoise {
 /// integrator of the probability-flow ODE: exact where eps_hat and x0_hat do not change along the step.
 ///
 /// Where x0_hat was clipped, diffusers keeps the raw eps_hat; `recompute_eps` takes (x_t − alpha·x0_hat)/sigma
-/// instead (diffusers' `use_clipped_model_output`).
+/// instead (diffusers' `use_clipped_model_output`). So does every step of a guided estimate that was clipped: guidance moves most of x0_hat out
+/// of the range, and with the raw eps_hat samples end as noise.
 ///
 /// # Errors
 /// As [`DdimNoise::deviation`]; those of the denoiser and the callback.
@@ -60,7 +61,8 @@ pub fn ddim(run: &mut Run<'_>, mut x: Tensor, grid: &Grid, noise: &DdimNoise, re
 
         let estimate = run.denoise(&x, from)?;
         let mut terms = StepTerms { x: 0.0, x0: to.alpha, eps: sigma_down, noise: sigma_up };
-        if recompute_eps {
+        let was_changed = estimate.clip.is_some() || estimate.x0_hat.is_some();
+        if recompute_eps || (estimate.is_guided && was_changed) {
             terms = StepTerms {
                 x: sigma_down / from.sigma,
                 x0: to.alpha - sigma_down * from.alpha / from.sigma,

@@ -31,7 +31,16 @@ impl Denoiser for Gaussian {
         let ones = Tensor::from_slice(&vec![1.0; x_t.count()], x_t.shape())?;
         let x0 = (gain, shift);
         let eps = ((1.0 - at.alpha * gain) / at.sigma, -at.alpha * shift / at.sigma);
-        Ok(Estimate { x_t: x_t.clone(), net_out: ones, x0, eps, clip: None, x0_hat: None, variance: None })
+        Ok(Estimate {
+            x_t: x_t.clone(),
+            net_out: ones,
+            x0,
+            eps,
+            clip: None,
+            x0_hat: None,
+            variance: None,
+            is_guided: false,
+        })
     }
 }
 

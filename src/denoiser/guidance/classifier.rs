@@ -50,10 +50,10 @@ fn shifted(estimate: Estimate, gradient: &Tensor, at: Level, scale: f64) -> Resu
     if estimate.clip.is_none() && estimate.x0_hat.is_none() {
         // eps_hat is `.0`·x_t + `.1`·net_out, and alpha·x0_hat + sigma·eps_hat = x_t: the output's shift gives both.
         let net_out = add(&estimate.net_out, -scale * at.sigma / estimate.eps.1)?;
-        return Ok(Estimate { net_out, ..estimate });
+        return Ok(Estimate { net_out, ..estimate }.guided());
     }
     let x0_hat = add(&estimate.x0_hat()?, scale * at.sigma.powi(2) / at.alpha)?;
-    Ok(Estimate { variance: estimate.variance, ..Estimate::of_x0(estimate.x_t, x0_hat, at) })
+    Ok(Estimate { variance: estimate.variance, ..Estimate::of_x0(estimate.x_t, x0_hat, at).guided() })
 }
 
 impl<D: Denoiser, C: ClassScore> Denoiser for ClassifierGuided<D, C> {

@@ -86,13 +86,13 @@ impl<P: Pair> Guided<P> {
         };
         // Both are linear in their outputs with the same coefficients, so their mixture is that of the outputs.
         if is_plain(&towards) && is_plain(&away) && [towards.x0, towards.eps] == [away.x0, away.eps] {
-            return Ok(Estimate { net_out: mix(&towards.net_out, &away.net_out)?, ..towards });
+            return Ok(Estimate { net_out: mix(&towards.net_out, &away.net_out)?, ..towards }.guided());
         }
         if at.sigma == 0.0 {
             return Err(Error::Usage("guidance: clean data (sigma = 0) cannot be estimated".into()));
         }
         let x0_hat = mix(&towards.x0_hat()?, &away.x0_hat()?)?;
-        Ok(Estimate { variance: towards.variance, ..Estimate::of_x0(towards.x_t, x0_hat, at) })
+        Ok(Estimate { variance: towards.variance, ..Estimate::of_x0(towards.x_t, x0_hat, at).guided() })
     }
 
     fn rescaled(&self, mixed: &Tensor, towards: &Tensor) -> Result<Tensor> {
