@@ -192,7 +192,14 @@ pub fn select(queries: &[String]) -> Result<Vec<Identity>> {
     let is_asked = |identity: &Identity| {
         queries.is_empty() || queries.iter().any(|q| identity.matches(q)) || items.contains(&item_number(identity.id))
     };
-    Ok(list.into_iter().filter(is_asked).collect())
+    let asked: Vec<Identity> = list.into_iter().filter(is_asked).collect();
+    if asked.is_empty() {
+        let names = queries.join(", ");
+        return Err(Error::Usage(format!(
+            "verify {names}: nothing to measure; it is proved by tests alone, see docs/math.md"
+        )));
+    }
+    Ok(asked)
 }
 
 /// Measures the identities that the queries name, or all, calling `each` after each.

@@ -67,6 +67,12 @@ pub(super) const IDENTITIES: &[Identity] = &[
         measure: usual_way,
     },
     Identity {
+        id: "item 61 S3.eq175 label drops",
+        claim: "labels are dropped as often as p_uncond says: χ² of 300 000 labels at three rates",
+        bound: Bound::AtMost(16.27), // 99.9 % point of χ² with 3 degrees of freedom
+        measure: label_drops,
+    },
+    Identity {
         id: "item 62 S3.remark13 effective weight",
         claim: "what moves both scores moves the guided one by as much, whatever w is: the weights w and −(w − 1) sum to 1",
         bound: Bound::AtMost(1e-12), // sums of terms below 100 in f64
@@ -253,4 +259,19 @@ fn effective_weight() -> Result<f64> {
         worst.push(everywhere(|x, at| Ok(x0(&there, x + at.alpha * V, at)? - x0(&here, x, at)? - V))?);
     }
     Ok(largest(worst))
+}
+
+fn label_drops() -> Result<f64> {
+    const STEPS: u64 = 100;
+    const BATCH: usize = 1000;
+    let chi = |p: f64| {
+        let dropped = |step: u64| {
+            let mut labels = vec![3; BATCH];
+            crate::loss::drop_labels(&mut labels, 10, p, 7, step);
+            labels.iter().filter(|label| **label == 10).count()
+        };
+        let (n, count) = (STEPS as f64 * BATCH as f64, (0..STEPS).map(dropped).sum::<usize>() as f64);
+        (count - n * p).powi(2) / (n * p * (1.0 - p))
+    };
+    Ok([0.1, 0.2, 0.5].into_iter().map(chi).sum())
 }
