@@ -118,7 +118,7 @@ fn classifiers_that_do_not_fit_are_refused_and_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("no.png");
     let own = text(classifier());
-    let cases: [(&[&str], &str, i32); 9] = [
+    let cases: [(&[&str], &str, i32); 10] = [
         (&["--classifier", text(vp)], "was trained with another process than the model", 2),
         (&["--classifier", text(log_snr)], "trained with the time convention log_snr, the model with ddpm_index", 2),
         (&["--classifier", text(model())], "holds another model; expected a classifier", 1),
@@ -132,6 +132,7 @@ fn classifiers_that_do_not_fit_are_refused_and_nothing_is_written() {
         ),
         (&["--guidance", "classifier", "--guidance-scale", "2"], "add --classifier DIR", 2),
         (&["--classifier", own, "--guidance-rescale", "0.5"], "--guidance-rescale: has no meaning", 2),
+        (&["--classifier", own, "--guide", own], "choose one", 2),
     ];
     let usual = ["--model", text(unconditional()), "--steps", "2", "--count", "2", "--out", text(&out)];
     for (more, want, code) in cases {

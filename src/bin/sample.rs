@@ -84,7 +84,7 @@ struct Args {
     /// Seed; sample i of a seed is the same at any --count, --batch and --threads
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Class number, or none for the null class [default: classes take turns]
+    /// Class number, or none for the null class [default: classes take turns; the null class along --interpolate]
     #[arg(long, allow_negative_numbers = true)]
     class: Option<String>,
     /// ema (the moving average) or raw
@@ -98,7 +98,7 @@ struct Args {
     noise: Option<PathBuf>,
     /// Run a deterministic sampler backwards from the images x0 [n,h,w,c] of this safetensors file; --out gets their x_T, from
     /// which --init comes back (with ddim, add --recompute-eps)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["init", "noise", "count"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["init", "noise", "count", "inpaint", "colorize"])]
     encode: Option<PathBuf>,
     /// What the network must have been told of the time: ddpm_index, time or log_snr; another model is refused
     #[arg(long, value_name = "NAME")]

@@ -35,7 +35,7 @@ struct Args {
     /// diffusion, or classifier: a network that tells the classes of noisy images and guides samples to them [default: diffusion]
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
-    /// Data set: digits, or a folder or file of IDX images; text (Paradise Lost), or a file of text
+    /// Data set: digits, flags, or a folder or file of IDX images; text (Paradise Lost), or a file of text
     #[arg(long)]
     data: Option<String>,
     /// Model folder to write [default: runs/PRESET, or runs/PRESET-classifier]

@@ -65,6 +65,9 @@ impl EditArgs {
     pub fn guidance(&self, device: &str, precision: Precision) -> Result<Guidance> {
         const NAMES: [&str; 3] = ["classifier_free", "classifier", "autoguidance"];
         let scale = self.guidance_scale.or(self.guidance_weight.map(|w| w + 1.0));
+        if self.classifier.is_some() && self.guide.is_some() {
+            return Err(Error::Usage("--classifier and --guide: guide in two ways; choose one".into()));
+        }
         let kind = match (&self.guidance, &self.classifier, &self.guide) {
             (Some(name), ..) if !NAMES.contains(&name.as_str()) => {
                 return Err(unknown_name("guidance", name, &NAMES));
@@ -232,6 +235,9 @@ fn mask_of(text: &str, [h, w]: [usize; 2]) -> Result<Vec<bool>> {
         let numbers: Vec<usize> =
             numbers.split(',').map(|n| n.trim().parse().map_err(|_| wrong())).collect::<Result<_>>()?;
         return match numbers[..] {
+            [_, _, width, height] if width == 0 || height == 0 => {
+                Err(Error::Usage(format!("--mask {text}: holds no pixel")))
+            }
             [x, y, width, height]
                 if x.checked_add(width).is_some_and(|end| end <= w)
                     && y.checked_add(height).is_some_and(|end| end <= h) =>

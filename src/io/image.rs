@@ -167,14 +167,19 @@ pub fn read_png(path: impl AsRef<Path>) -> Result<Picture> {
     let wrong = |text: String| Error::Data(format!("{}: {text}", path.display()));
     let mut decoder = png::Decoder::new(std::io::BufReader::new(file));
     decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut depth = png::BitDepth::Eight;
     let read = || {
         let mut reader = decoder.read_info()?;
+        depth = reader.info().bit_depth;
         let mut pixels = vec![0; reader.output_buffer_size().unwrap_or(0)];
         let info = reader.next_frame(&mut pixels)?;
         pixels.truncate(info.buffer_size());
         Ok::<_, png::DecodingError>((info, pixels))
     };
     let (info, pixels) = read().map_err(|e| wrong(format!("expected a PNG picture: {e}")))?;
+    if depth == png::BitDepth::Sixteen {
+        return Err(wrong("has 16 bits a channel; expected at most 8, as all that is kept must fit".into()));
+    }
     let samples = info.color_type.samples();
     let (width, height) = (info.width as usize, info.height as usize);
     let channels = if samples.is_multiple_of(2) { samples - 1 } else { samples };

@@ -154,3 +154,14 @@ fn gifs_refuse_no_frames_and_frames_of_different_sizes() {
     assert!(write_png(&path, &torn).unwrap_err().to_string().contains("got 3 bytes"));
     assert!(!path.exists());
 }
+
+#[test]
+fn pictures_of_sixteen_bits_are_refused_rather_than_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep.png");
+    let mut encoder = png::Encoder::new(std::fs::File::create(&path).unwrap(), 2, 1);
+    encoder.set_depth(png::BitDepth::Sixteen);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(&[1, 2, 3, 4]).unwrap();
+    assert!(super::read_png(&path).unwrap_err().to_string().contains("16 bits a channel"));
+}
