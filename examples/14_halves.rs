@@ -1,4 +1,4 @@
-//! Digits whose top half is given (S3.eq162–170, Fig. 3; item 58): four answers to each of 100 held-out digits.
+//! Digits whose top half is given (S3.eq162–170, Fig. 3; item 58): four answers to each of the 360 held-out digits.
 //!
 //! Writes a sheet (each digit, its half, the answers) and the answers as tensors, which a judge can read:
 //! `cargo run --release --bin train -- --set class_conditional=false --out runs/digits-unconditional`, then
@@ -14,7 +14,7 @@ use tweedie::sampler::Resampling;
 use tweedie::tensor::Tensor;
 use tweedie::{Error, Result};
 
-const DIGITS: usize = 100;
+const DIGITS: usize = 360;
 const ANSWERS: usize = 4;
 /// Rows of the sheet.
 const SHOWN: usize = 20;
