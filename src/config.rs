@@ -191,6 +191,9 @@ pub struct TrainConfig {
     /// Hidden channels of its MLPs for each of its channels.
     #[serde(default = "tokens::default_mlp_ratio")]
     pub mlp_ratio: usize,
+    /// How far the tokens are that enter each token's first vector; 0 for its own alone, as in SEDD.
+    #[serde(default)]
+    pub neighbours: usize,
     /// Channels in which it is told the noise; 0 for none with a mask, which needs none, else 128.
     #[serde(default)]
     pub cond_dim: usize,

@@ -88,6 +88,7 @@ impl TrainConfig {
             depth: tokens::default_depth(),
             heads: tokens::default_heads(),
             mlp_ratio: tokens::default_mlp_ratio(),
+            neighbours: 0,
             cond_dim: 0,
             rotary_base: tokens::default_rotary_base(),
             time_power: tokens::default_time_power(),

@@ -9,6 +9,8 @@ use crate::nn::TransformerConfig;
 
 /// Channels of the embedded noise level where the graph wants one and the settings do not say.
 const COND_DIM: usize = 128;
+/// Beyond this a block's attention does it better.
+const MOST_NEIGHBOURS: usize = 15;
 
 impl TrainConfig {
     /// Whether the run is one on tokens: it has a graph.
@@ -53,7 +55,12 @@ impl TrainConfig {
     ///
     /// # Errors
     /// [`Error::Usage`] if the sizes do not fit together.
-    pub fn transformer(&self, scheduler: &TokenScheduler, length: usize, is_image: bool) -> Result<TransformerConfig> {
+    pub fn transformer(
+        &self,
+        scheduler: &TokenScheduler,
+        length: usize,
+        image: Option<[usize; 3]>,
+    ) -> Result<TransformerConfig> {
         let states = scheduler.build_graph()?.states();
         let cond_dim = match (self.cond_dim, scheduler.graph) {
             (0, GraphKind::Absorbing) => None,
@@ -71,11 +78,26 @@ impl TrainConfig {
             cond_dim,
             dropout: self.dropout,
             rotary_base: self.rotary_base,
-            position_embed: is_image,
+            position_embed: image.is_some(),
+            neighbours: self.neighbour_distances(image),
             ..TransformerConfig::default()
         };
         config.validate().map_err(|e| Error::Usage(format!("settings: {e}")))?;
         Ok(config)
+    }
+
+    /// Tokens at most `neighbours` away; in an image along each axis.
+    fn neighbour_distances(&self, image: Option<[usize; 3]>) -> Vec<i32> {
+        let reach = self.neighbours as i32;
+        let others = |distance: &i32| *distance != 0;
+        match image {
+            None => (-reach..=reach).filter(others).collect(),
+            Some([_, w, c]) => {
+                let (row, pixel) = ((w * c) as i32, c as i32);
+                let places = (-reach..=reach).flat_map(|y| (-reach..=reach).map(move |x| y * row + x * pixel));
+                places.filter(others).collect()
+            }
+        }
     }
 
     /// The times that training draws: away from 0, where the weights of most losses grow without bound.
@@ -101,9 +123,12 @@ impl TrainConfig {
             return bad(format!("--graph {}: has no meaning for --task {}", self.graph, self.task));
         }
         self.tokenizer()?;
+        if self.neighbours > MOST_NEIGHBOURS {
+            return bad(format!("neighbours = {}: expected at most {MOST_NEIGHBOURS}", self.neighbours));
+        }
         let (symbols, length) = (2, self.length);
         let scheduler = self.token_scheduler(symbols)?;
-        self.transformer(&scheduler, length, false)?;
+        self.transformer(&scheduler, length, None)?;
         self.token_times()?;
         if !(self.time_power >= 1.0 && self.time_power.is_finite()) {
             return bad(format!("time_power = {}: expected at least 1", self.time_power));

@@ -2,7 +2,7 @@
 //! 2024) and MDLM (Sahoo et al. 2024) have them. Parameters are named as SEDD's published checkpoints name them.
 //!
 //! ```text
-//! h = embedding[tokens] (+ positions, where the network has a vector for each)
+//! h = embedding[tokens] (+ positions, where the network has a vector for each) (+ its neighbours, by their distance)
 //! per block, with six vectors from the noise level:
 //!     h ← h + gate·attn_out(attention(attn_qkv(norm1(h)·(1 + scale) + shift)))
 //!     h ← h + gate·mlp.2(gelu(mlp.0(norm2(h)·(1 + scale) + shift)))
@@ -104,6 +104,7 @@ pub struct Transformer {
     specs: Vec<ParamSpec>,
     embedding: ParamId,
     positions: Option<ParamId>,
+    neighbours: Option<ParamId>,
     sigma_map: Option<[Linear; 2]>,
     blocks: Vec<Block>,
     norm_final: ParamId,
@@ -128,6 +129,12 @@ impl Transformer {
         let positions = config
             .position_embed
             .then(|| b.add("vocab_embed.positions".into(), [config.length, width], Layout::Plain, init));
+        // A row for each distance and symbol, and one for what lies outside the sequence; together as large as the symbol's own.
+        let neighbours = (!config.neighbours.is_empty()).then(|| {
+            let count = config.neighbours.len();
+            let init = Init::Uniform((3.0 / count as f64).sqrt());
+            b.add("vocab_embed.neighbours".into(), [count * (config.tokens + 1), width], Layout::Plain, init)
+        });
         let sigma_map = config.cond_dim.map(|cond_dim| {
             let first = Linear::new(b, "sigma_map.mlp.0", TIME_FEATURES, cond_dim);
             [first, Linear::new(b, "sigma_map.mlp.2", cond_dim, cond_dim)]
@@ -144,6 +151,7 @@ impl Transformer {
             specs: std::mem::take(b).finish(),
             embedding,
             positions,
+            neighbours,
             sigma_map,
             blocks,
             norm_final,
@@ -229,14 +237,28 @@ impl Transformer {
         Ok(Some(ops::silu(&second.forward(p, &hidden, None)?)?))
     }
 
-    /// The symbols' vectors, and the positions' where there are any.
+    /// The symbols' vectors, with the positions' and the neighbours' where there are any.
     fn embed(&self, p: &Params, tokens: &[u32], n: usize) -> Result<Tensor> {
-        let h = ops::embed_sequences(p.get(self.embedding), tokens, n)?;
-        let Some(positions) = self.positions else { return Ok(h) };
-        let t = (tokens.len() / n) as u32;
-        let mut places = Scratch::<u32>::take(tokens.len());
-        places.iter_mut().zip((0..t).cycle()).for_each(|(place, t)| *place = t);
-        ops::add(&h, &ops::embed_sequences(p.get(positions), &places, n)?)
+        let mut h = ops::embed_sequences(p.get(self.embedding), tokens, n)?;
+        let t = tokens.len() / n;
+        let mut rows = Scratch::<u32>::take(tokens.len());
+        if let Some(positions) = self.positions {
+            rows.iter_mut().zip((0..t as u32).cycle()).for_each(|(row, t)| *row = t);
+            h = ops::add(&h, &ops::embed_sequences(p.get(positions), &rows, n)?)?;
+        }
+        let Some(neighbours) = self.neighbours else { return Ok(h) };
+        let outside = self.config.tokens as u32;
+        for (k, distance) in self.config.neighbours.iter().enumerate() {
+            let first = k as u32 * (outside + 1);
+            for (rows, tokens) in rows.chunks_exact_mut(t).zip(tokens.chunks_exact(t)) {
+                for (at, row) in rows.iter_mut().enumerate() {
+                    let there = at.checked_add_signed(*distance as isize).and_then(|there| tokens.get(there));
+                    *row = first + there.unwrap_or(&outside);
+                }
+            }
+            h = ops::add(&h, &ops::embed_sequences(p.get(neighbours), &rows, n)?)?;
+        }
+        Ok(h)
     }
 
     /// The rotary table, moved where it is wanted.
@@ -317,10 +339,37 @@ mod tests {
     }
 
     #[test]
+    fn first_vectors_depend_on_the_tokens_at_the_distances_and_on_no_others() {
+        let net = Transformer::new(&TransformerConfig { neighbours: vec![-2, 1], ..small() }).unwrap();
+        let params = initialise(net.specs(), 3).unwrap();
+        let embed = |tokens: &[u32]| {
+            let h = net.embed(&params, tokens, 2).unwrap().to_vec::<f32>().unwrap();
+            h.chunks(16).map(<[f32]>::to_vec).collect::<Vec<_>>()
+        };
+        let tokens = [0, 5, 2, 3, 4, 1, 5, 5];
+        let before = embed(&tokens);
+        for changed in 0..8 {
+            let mut tokens = tokens;
+            tokens[changed] = (tokens[changed] + 1) % 6;
+            for (l, (old, new)) in before.iter().zip(embed(&tokens)).enumerate() {
+                let distance = changed as i64 - l as i64;
+                let sees = changed / 4 == l / 4 && [0, -2, 1].contains(&distance);
+                assert_eq!(*old != new, sees, "token {changed} changed, vector {l}");
+            }
+        }
+    }
+
+    #[test]
     fn every_parameter_has_a_gradient_with_and_without_noise_levels() {
         for cond_dim in [None, Some(12)] {
-            let config =
-                TransformerConfig { cond_dim, dropout: 0.1, position_embed: cond_dim.is_none(), length: 4, ..small() };
+            let config = TransformerConfig {
+                cond_dim,
+                dropout: 0.1,
+                position_embed: cond_dim.is_none(),
+                length: 4,
+                neighbours: vec![-1, 1],
+                ..small()
+            };
             let net = Transformer::new(&config).unwrap();
             // Away from the first values, of which many are 0 and let nothing through.
             let tensors = net.specs().iter().enumerate().map(|(i, spec)| {

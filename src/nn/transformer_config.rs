@@ -40,6 +40,10 @@ pub struct TransformerConfig {
     /// Whether each position has a vector of its own besides the rotations, which tell distances alone: for images as sequences, whose places
     /// mean something.
     pub position_embed: bool,
+    /// Distances, before and after, at which other tokens of the sequence enter a token's first vector, by tables of their own: what an n-gram
+    /// reads is there before the first block. Not 0; at most 1024 of them. Empty as in SEDD.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<i32>,
 }
 
 /// How `config.json` names the class.
@@ -61,6 +65,7 @@ impl Default for TransformerConfig {
             rotary_base: 10000.0,
             norm_eps: 1e-5,
             position_embed: false,
+            neighbours: Vec::new(),
         }
     }
 }
@@ -112,6 +117,12 @@ impl TransformerConfig {
                 return Err(Error::Usage(format!("transformer config: {field} = {value}: expected {least} to {most}")));
             }
         }
+        if self.neighbours.len() > 1024 || self.neighbours.contains(&0) {
+            let neighbours = &self.neighbours;
+            return Err(Error::Usage(format!(
+                "transformer config: neighbours = {neighbours:?}: expected at most 1024 distances that are not 0"
+            )));
+        }
         if !self.width.is_multiple_of(2 * self.heads) {
             let (width, heads) = (self.width, self.heads);
             return Err(Error::Usage(format!(
@@ -140,7 +151,13 @@ mod tests {
     #[test]
     fn json_gives_every_field_back_and_strange_files_are_refused() {
         for cond_dim in [None, Some(64)] {
-            let config = TransformerConfig { cond_dim, width: 48, position_embed: true, ..Default::default() };
+            let config = TransformerConfig {
+                cond_dim,
+                width: 48,
+                position_embed: true,
+                neighbours: vec![-1, 8],
+                ..Default::default()
+            };
             let json = config.to_json();
             assert_eq!((json["_class_name"].as_str(), json["width"].as_u64()), (Some("Transformer"), Some(48)));
             assert_eq!(TransformerConfig::from_json(&json).unwrap(), config);
@@ -173,6 +190,7 @@ mod tests {
             (TransformerConfig { cond_dim: Some(0), ..base() }, "cond_dim = 0: expected 1 to 16384"),
             (TransformerConfig { dropout: 1.0, ..base() }, "dropout = 1: expected 0 or more, below 1"),
             (TransformerConfig { rotary_base: 1.0, ..base() }, "rotary_base = 1: expected a number above 1"),
+            (TransformerConfig { neighbours: vec![-1, 0], ..base() }, "neighbours = [-1, 0]"),
             (TransformerConfig { norm_eps: f64::NAN, ..base() }, "norm_eps = NaN: expected a number above 0"),
         ] {
             let text = config.validate().unwrap_err().to_string();

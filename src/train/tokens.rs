@@ -61,7 +61,7 @@ impl<'a> TokenTask<'a> {
             loss: objective.name().into(),
             requires_tweedie: "diffusers has no class for diffusion of tokens".into(),
         };
-        let transformer = config.transformer(&scheduler, length, image_shape.is_some())?;
+        let transformer = config.transformer(&scheduler, length, image_shape)?;
         let tokenizer = data.tokenizer().cloned();
         let description = TokenDescription { transformer, scheduler, own, tokenizer };
         description.check()?;
