@@ -182,6 +182,7 @@ impl TrainConfig {
                 batch: 8,
                 lr: 1e-3,
                 warmup_steps: 200,
+                grad_clip: 1.5,
                 ema_decay: 0.995,
                 save_every: 600,
                 sample_every: 1800,
@@ -196,9 +197,10 @@ impl TrainConfig {
             // The digits' 17 levels as symbols, 64 a sequence.
             DIGITS_TOKENS => Ok(TrainConfig {
                 preset: DIGITS_TOKENS.into(),
-                steps: 3000,
-                batch: 64,
+                steps: 1500,
+                batch: 32,
                 lr: 1e-3,
+                grad_clip: 1.5,
                 ema_decay: 0.998,
                 save_every: 500,
                 sample_every: 1000,

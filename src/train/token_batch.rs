@@ -6,6 +6,7 @@ use crate::nn::{Mode, Params, Transformer};
 use crate::ops::{self, ScoreForm, ScoreTerm};
 use crate::rng::Address;
 use crate::tensor::Tensor;
+use std::f64::consts::LN_2;
 
 /// What a loss is told besides the batch.
 #[derive(Clone, Copy)]
@@ -73,7 +74,7 @@ impl TokenBatch {
         TokenBatch { length, x0, x_t, times, importance, sigma_bar, neighbours }
     }
 
-    /// The loss in nats per token, an estimate of the integral over time, and the share of each token `[n·L]`.
+    /// The loss in bits per token, an estimate of the integral over time, and the share of each token `[n·L]`.
     pub(super) fn loss(
         &self,
         setting: Setting<'_>,
@@ -111,7 +112,7 @@ impl TokenBatch {
     }
 
     fn at(&self, i: usize) -> At {
-        let share = self.importance[i] / self.x_t.len() as f64;
+        let share = self.importance[i] / (LN_2 * self.x_t.len() as f64);
         At { t: self.times[i], sigma_bar: self.sigma_bar[i], share }
     }
 
@@ -332,7 +333,7 @@ mod tests {
                                 (0..6).flat_map(|l| (0..states).map(move |y| (l, y))).map(ratio).collect();
                             loss::concrete_score_matching(graph, x, &s, &r, &|x, y| rate(x, y) / largest)
                         }
-                    } / 12.0;
+                    } / (12.0 * LN_2);
                 }
                 // 48 terms in f32 on outputs whose own f32 is the same on both sides: 48 roundings and those of exp, 3e-7.
                 let bound = 48.0 * (f64::from(f32::EPSILON) + 3e-7) * want.abs();
@@ -358,7 +359,7 @@ mod tests {
                 for l in (0..6).filter(|l| x[*l] == K as u32) {
                     let row = &log_s[l * 5..][..K];
                     let normaliser = row.iter().map(|s| s.exp()).sum::<f64>().ln();
-                    want -= weight * (row[batch.x0[i * 6 + l] as usize] - normaliser) / 12.0;
+                    want -= weight * (row[batch.x0[i * 6 + l] as usize] - normaliser) / (12.0 * LN_2);
                 }
             }
             let bound = 48.0 * (f64::from(f32::EPSILON) + 3e-7) * want.abs();
@@ -385,7 +386,7 @@ mod tests {
                     loss::implicit_score_entropy(graph, x, &|x| Ok(model.log_scores(graph, x, sigma_bar)), &weight);
                 let open = x.iter().filter(|x| Some(**x) != graph.mask()).count() as f64;
                 want += (full.unwrap() - open * NOISE.rate(t) * left_out * f64::from(u8::from(graph.mask().is_some())))
-                    / 12.0;
+                    / (12.0 * LN_2);
             }
             // n = 4000 neighbours of each of the two sequences, seed 7: a z-score of 4 happens once in 16 000.
             let n = 4000;

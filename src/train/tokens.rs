@@ -171,7 +171,7 @@ impl Task for TokenTask<'_> {
         let (loss, graph) = (self.objective.name(), self.graph.name());
         Curves {
             title: "Loss of tokens",
-            training: format!("training: {loss}, {graph} graph, nats per token"),
+            training: format!("training: {loss}, {graph} graph, bits per token"),
             validation: "held out: bound in bits per token (averaged weights)".into(),
         }
     }
