@@ -95,7 +95,7 @@ fn every_process_has_both_likelihoods() {
 fn what_has_no_likelihood_is_refused_in_a_sentence() {
     let eval = |more: &[&str]| run(EVAL, ["--model", text(model())].iter().chain(more));
     let bpd = |more: &[&str]| eval(&[&["--metric", "bpd"], more].concat());
-    eval(&["--metric", "bdp"]).refuses(2, &["metric \"bdp\" is unknown", "did you mean \"bpd\""]);
+    eval(&["--metric", "ode-bdp"]).refuses(2, &["metric \"ode-bdp\" is unknown", "did you mean \"ode-bpd\""]);
     bpd(&["--vlb-steps", "continuous"]).refuses(2, &["a table of 1000 levels", "has no continuous one"]);
     bpd(&["--vlb-steps", "50"]).refuses(2, &["--vlb-steps 50", "a table of 1000 levels"]);
     bpd(&["--vlb-steps", "many"]).refuses(2, &["--vlb-steps many: expected a number of steps, or continuous"]);
