@@ -178,7 +178,7 @@ impl TrainConfig {
             TEXT => Ok(TrainConfig {
                 preset: TEXT.into(),
                 data: "text".into(),
-                steps: 3800,
+                steps: 4500,
                 batch: 8,
                 lr: 1e-3,
                 warmup_steps: 200,
@@ -190,6 +190,7 @@ impl TrainConfig {
                 class_conditional: false,
                 time_sampling: "stratified".into(),
                 graph: "absorbing".into(),
+                neighbours: 6,
                 rotary_base: 100.0,
                 time_power: 2.0,
                 ..digits
