@@ -1,5 +1,6 @@
 //! How often a classifier of noisy images is right, by noise level.
 
+use super::Bits;
 use crate::data::Dataset;
 use crate::denoiser::guidance::NoisyClassifier;
 use crate::device::Device;
@@ -131,12 +132,11 @@ pub fn classifier_accuracy(
         });
     }
     let mean = |of: fn(&AccuracyPoint) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
-    let cross_entropy = mean(|p| p.cross_entropy);
-    let variance = per_image.iter().map(|l| (l - cross_entropy).powi(2)).sum::<f64>() / (images.max(2) - 1) as f64;
+    let Bits { mean: cross_entropy, standard_error } = Bits::of(per_image.into_iter());
     Ok(AccuracyReport {
         accuracy: mean(|p| p.accuracy),
         cross_entropy,
-        standard_error: (variance / images as f64).sqrt(),
+        standard_error,
         points,
         images,
         classes,

@@ -295,7 +295,7 @@ fn trace_name(options: &OdeOptions<'_>) -> String {
 }
 
 impl Bits {
-    fn of(values: impl Iterator<Item = f64>) -> Bits {
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Bits {
         let values: Vec<f64> = values.collect();
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;

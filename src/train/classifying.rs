@@ -1,5 +1,6 @@
 //! The task of a classifier of noisy images: the U-Net's way down that tells the class at any noise level (item 55; S3.eq157).
 
+use super::step;
 use super::task::{Curves, Shown, Task};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader};
@@ -104,22 +105,17 @@ impl Task for Classifying<'_> {
         folder.write_descriptions(&NetworkEntry::classifier(self.classifier.config()), &self.scheduler, &own)
     }
 
-    fn draw(&mut self, step: u64, device: Device) -> Result<()> {
+    fn draw(&mut self, index: u64, device: Device) -> Result<()> {
         self.input = None;
         let (seed, n) = (self.config.seed, self.config.batch);
         let [h, w, c] = self.dataset.shape();
         let mut x0 = Tensor::zeros([n, h, w, c], Dtype::F32, Device::Cpu)?;
-        self.loader.fill(step, x0.host_mut()?, &mut self.labels)?;
-        self.times.redraw(seed, step, n, &mut self.drawn);
-        let (scheduler, levels) = (&self.scheduler, &self.drawn.levels);
-        for (time, at) in self.network_times.iter_mut().zip(levels) {
-            *time = scheduler.time_convention.network_time(*at) as f32;
-        }
-        let alpha: Vec<f64> = levels.iter().map(|at| scheduler.input_scale(*at) * at.alpha).collect();
-        let sigma: Vec<f64> = levels.iter().map(|at| scheduler.input_scale(*at) * at.sigma).collect();
-        let samples: Vec<u32> = (0..n as u32).collect();
-        let address = Address::new(seed, Purpose::TrainNoise).step(step as usize);
-        self.input = Some(ops::perturb(&x0.to_device(device)?, &alpha, &sigma, address, &samples)?.x_t);
+        self.loader.fill(index, x0.host_mut()?, &mut self.labels)?;
+        self.times.redraw(seed, index, n, &mut self.drawn);
+        let address = Address::new(seed, Purpose::TrainNoise).step(index as usize);
+        let (noised, times) =
+            step::network_input(&self.scheduler, &x0.to_device(device)?, &self.drawn.levels, address)?;
+        (self.input, self.network_times) = (Some(noised.x_t), times);
         Ok(())
     }
 

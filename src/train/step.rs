@@ -5,7 +5,7 @@ use crate::denoiser;
 use crate::error::{Error, Result};
 use crate::loss::Weighting;
 use crate::nn::Params;
-use crate::ops::{self, VarianceTerms};
+use crate::ops::{self, Perturbed, VarianceTerms};
 use crate::optim::{self, Outcome};
 use crate::process::{Level, SchedulerConfig};
 use crate::rng::Address;
@@ -35,16 +35,11 @@ impl Batch {
         address: Address,
     ) -> Result<Batch> {
         let of_levels = |f: &dyn Fn(&Level) -> f64| levels.iter().map(f).collect::<Vec<f64>>();
-        let samples: Vec<u32> = (0..levels.len() as u32).collect();
-        // The network's input is x_t scaled, so the scale goes into both factors.
-        let alpha = of_levels(&|l| scheduler.input_scale(*l) * l.alpha);
-        let sigma = of_levels(&|l| scheduler.input_scale(*l) * l.sigma);
-        let noised = ops::perturb(&x0, &alpha, &sigma, address, &samples)?;
+        let (noised, times) = network_input(scheduler, &x0, levels, address)?;
         let (alpha, sigma) = (of_levels(&|l| l.alpha), of_levels(&|l| l.sigma));
         let target = denoiser::target(scheduler.prediction, &x0, &noised.eps, &alpha, &sigma)?;
         let weigh = |(at, importance): (&Level, &f64)| Ok((weighting.of_output(*at)? * importance) as f32);
         let weights = levels.iter().zip(importance).map(weigh).collect::<Result<_>>()?;
-        let times = levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
         Ok(Batch { x0, input: noised.x_t, target, times, weights, bounds: None })
     }
 
@@ -82,6 +77,22 @@ impl Batch {
     pub(super) fn is_finite(&self) -> Result<bool> {
         self.x0.is_finite()
     }
+}
+
+/// Each row of `x0` at its own level as the network sees it, with the noise of samples 0 to n − 1 at `address`; and the times that it is told.
+pub(super) fn network_input(
+    scheduler: &SchedulerConfig,
+    x0: &Tensor,
+    levels: &[Level],
+    address: Address,
+) -> Result<(Perturbed, Vec<f32>)> {
+    let samples: Vec<u32> = (0..levels.len() as u32).collect();
+    // The network's input is x_t scaled, so the scale goes into both factors.
+    let scaled =
+        |of: fn(&Level) -> f64| -> Vec<f64> { levels.iter().map(|l| scheduler.input_scale(*l) * of(l)).collect() };
+    let noised = ops::perturb(x0, &scaled(|l| l.alpha), &scaled(|l| l.sigma), address, &samples)?;
+    let times = levels.iter().map(|l| scheduler.time_convention.network_time(*l) as f32).collect();
+    Ok((noised, times))
 }
 
 /// Fills `grads` with those of `loss`, which returns it and a number for each row; returns the loss and the norm of the gradients,
