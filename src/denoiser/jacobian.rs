@@ -52,14 +52,12 @@ impl Differentiable for Oracle {
 mod tests {
     use super::super::{MlpDenoiser, NetworkDenoiser};
     use super::*;
-    use crate::nn::{BlockType, Mlp, MlpConfig, UNet, UNetConfig, initialise};
+    use crate::nn::{Mlp, MlpConfig, UNet, initialise};
     use crate::process::{Prediction, ProcessConfig, SchedulerConfig, TimeConvention};
-    use crate::rng::{Address, Purpose};
+    use crate::testing::{self, small_unet};
 
     fn normals(seed: u64, shape: &[usize]) -> Tensor {
-        let mut z = vec![0.0_f32; shape.iter().product()];
-        Address::new(seed, Purpose::Test).fill_normal(&mut z);
-        Tensor::from_slice(&z, shape).unwrap()
+        testing::normals(seed, shape).unwrap()
     }
 
     /// vᵀ·J·u from both sides: u against the product, and v against a central difference along u.
@@ -98,17 +96,7 @@ mod tests {
             let scheduler = SchedulerConfig { continuous, time_convention: convention, ..Default::default() };
             let process = scheduler.process().unwrap();
             let at: Vec<Level> = [0.3, 0.9].map(|time| process.level(time)).to_vec();
-            let config = UNetConfig {
-                in_channels: 1,
-                out_channels: 1,
-                down_block_types: vec![BlockType::Plain, BlockType::Attention],
-                up_block_types: vec![BlockType::Attention, BlockType::Plain],
-                block_out_channels: vec![4, 8],
-                layers_per_block: 1,
-                attention_head_dim: Some(4),
-                norm_num_groups: 2,
-                ..UNetConfig::default()
-            };
+            let config = small_unet(1);
             let unet = UNet::new(&config).unwrap();
             let params = initialise(unet.specs(), 5).unwrap();
             let x = normals(1, &[2, 8, 8, 1]);

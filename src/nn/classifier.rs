@@ -183,21 +183,12 @@ impl Classifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{BlockType, initialise};
+    use crate::nn::initialise;
     use crate::rng::{Address, Purpose};
+    use crate::testing::small_unet;
 
     fn small() -> ClassifierConfig {
-        let unet = UNetConfig {
-            in_channels: 1,
-            out_channels: 1,
-            down_block_types: vec![BlockType::Plain, BlockType::Attention],
-            up_block_types: vec![BlockType::Attention, BlockType::Plain],
-            block_out_channels: vec![4, 8],
-            layers_per_block: 1,
-            attention_head_dim: Some(4),
-            norm_num_groups: 2,
-            ..UNetConfig::default()
-        };
+        let unet = small_unet(1);
         ClassifierConfig { unet, classes: 3 }
     }
 

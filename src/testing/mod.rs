@@ -7,6 +7,7 @@ pub mod cases;
 
 use crate::device::Device;
 use crate::error::Result;
+use crate::nn::{BlockType, UNetConfig};
 use crate::ops;
 use crate::rng::{Address, Purpose};
 use crate::tape::{Grads, Tape};
@@ -235,4 +236,29 @@ pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
 /// Never on the host.
 pub fn zeros(shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::zeros(shape, Dtype::F32, Device::Cpu)
+}
+
+/// Standard normals, f32 on the host, for tests.
+///
+/// # Errors
+/// Never on the host.
+pub fn normals(seed: u64, shape: &[usize]) -> Result<Tensor> {
+    let mut z = vec![0.0_f32; shape.iter().product()];
+    Address::new(seed, Purpose::Test).fill_normal(&mut z);
+    Tensor::from_slice(&z, shape)
+}
+
+/// A U-Net of two small levels, the deeper one with attention, for tests.
+pub fn small_unet(channels: usize) -> UNetConfig {
+    UNetConfig {
+        in_channels: channels,
+        out_channels: channels,
+        down_block_types: vec![BlockType::Plain, BlockType::Attention],
+        up_block_types: vec![BlockType::Attention, BlockType::Plain],
+        block_out_channels: vec![4, 8],
+        layers_per_block: 1,
+        attention_head_dim: Some(4),
+        norm_num_groups: 2,
+        ..UNetConfig::default()
+    }
 }

@@ -74,29 +74,17 @@ impl ClassScore for NoisyClassifier<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{BlockType, ClassifierConfig, UNetConfig, initialise};
+    use crate::nn::{ClassifierConfig, initialise};
     use crate::process::{ProcessConfig, TimeConvention};
-    use crate::rng::{Address, Purpose};
+    use crate::testing::{self, small_unet};
 
     fn normals(seed: u64, shape: &[usize]) -> Tensor {
-        let mut z = vec![0.0_f32; shape.iter().product()];
-        Address::new(seed, Purpose::Test).fill_normal(&mut z);
-        Tensor::from_slice(&z, shape).unwrap()
+        testing::normals(seed, shape).unwrap()
     }
 
     #[test]
     fn gradients_match_differences_of_the_log_probability_row_by_row() {
-        let unet = UNetConfig {
-            in_channels: 2,
-            out_channels: 2,
-            down_block_types: vec![BlockType::Plain, BlockType::Attention],
-            up_block_types: vec![BlockType::Attention, BlockType::Plain],
-            block_out_channels: vec![4, 8],
-            layers_per_block: 1,
-            attention_head_dim: Some(4),
-            norm_num_groups: 2,
-            ..UNetConfig::default()
-        };
+        let unet = small_unet(2);
         let classifier = Classifier::new(&ClassifierConfig { unet, classes: 3 }).unwrap();
         let params = initialise(classifier.specs(), 5).unwrap();
         let ve = ProcessConfig::Ve { sigma_min: 0.02, sigma_max: 20.0 };
