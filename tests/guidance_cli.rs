@@ -171,6 +171,7 @@ fn what_does_not_fit_is_refused_with_a_sentence_and_nothing_is_written() {
     let usual = ["--model", text(flags()), "--steps", "2", "--out", text(&out)];
     let run = |more: &[&str]| run(SAMPLE, usual.iter().chain(more));
     run(&["--inpaint", photo]).refuses_the_flags(&["--mask"]);
+    run(&["--inpaint", "none.png", "--mask", "left"]).refuses(2, &["--inpaint none.png: no such file; name a PNG"]);
     run(&["--inpaint", own, "--mask", "left"]).refuses(1, &["expected a PNG picture"]);
     assert!(!out.exists());
 }

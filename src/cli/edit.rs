@@ -197,8 +197,11 @@ fn interval(text: &str) -> Result<(f64, f64)> {
 
 /// A picture of the model's size, with one of these numbers of channels.
 pub(super) fn read_picture(path: &Path, flag: &str, [h, w, _]: [usize; 3], channels: &[usize]) -> Result<Picture> {
-    let picture = read_png(path)?;
     let shown = path.display();
+    if !path.exists() {
+        return Err(Error::Usage(format!("{flag} {shown}: no such file; name a PNG picture")));
+    }
+    let picture = read_png(path)?;
     if [picture.height, picture.width] != [h, w] {
         let (width, height) = (picture.width, picture.height);
         return Err(Error::Usage(format!(
