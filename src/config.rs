@@ -2,6 +2,7 @@
 
 mod classifier;
 mod loss;
+mod optimizer;
 mod presets;
 mod tables;
 mod tokens;
@@ -13,7 +14,6 @@ use crate::data::Dataset;
 use crate::error::{Error, Result, nearest, unknown_name};
 use crate::nn::{BlockType, ClassEmbed, Precision, UNetConfig};
 use crate::ops::ConvAccuracy;
-use crate::optim::LrSchedule;
 use crate::process::{BetaSchedule, Prediction, ProcessConfig, SchedulerConfig, Spacing, TimeConvention, Variance};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -35,8 +35,17 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Images per step.
     pub batch: usize,
-    /// Peak learning rate.
+    /// `adamw`, or `muon` for the matrices inside a network's blocks, with AdamW for the rest.
+    #[serde(default = "optimizer::default_optimizer")]
+    pub optimizer: String,
+    /// Peak learning rate of AdamW.
     pub lr: f64,
+    /// Peak learning rate of Muon, which rises and falls as AdamW's.
+    #[serde(default = "optimizer::default_muon_lr")]
+    pub muon_lr: f64,
+    /// Decay of Muon's momentum.
+    #[serde(default = "optimizer::default_muon_momentum")]
+    pub muon_momentum: f64,
     /// `constant` or `cosine`.
     pub lr_schedule: String,
     /// Steps over which the learning rate rises.
@@ -286,9 +295,7 @@ impl TrainConfig {
         if self.batch == 0 {
             return bad("--batch 0: expected at least 1".into());
         }
-        if !(self.lr > 0.0 && self.lr.is_finite()) {
-            return bad(format!("--lr {}: expected a number above 0", self.lr));
-        }
+        self.check_optimizer()?;
         if self.save_every == 0 {
             return bad("--save-every 0: expected at least 1".into());
         }
@@ -297,16 +304,11 @@ impl TrainConfig {
                 return bad(format!("{key} = {value}: expected 0 to 1"));
             }
         }
-        for (key, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&value) {
-                return bad(format!("{key} = {value}: expected at least 0 and below 1"));
-            }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return bad(format!("dropout = {}: expected at least 0 and below 1", self.dropout));
         }
         if !(self.vlb_share >= 0.0 && self.vlb_share.is_finite()) {
             return bad(format!("vlb_share = {}: expected a number not below 0", self.vlb_share));
-        }
-        if !(self.grad_clip > 0.0 && self.adam_eps >= 0.0 && self.weight_decay >= 0.0) {
-            return bad("grad_clip must be above 0, adam_eps and weight_decay not below 0".into());
         }
         if self.attention_levels.len() != self.block_out_channels.len() {
             let (a, c) = (self.attention_levels.len(), self.block_out_channels.len());
@@ -336,7 +338,6 @@ impl TrainConfig {
         }
         ConvAccuracy::from_name(&self.conv_accuracy)?;
         Precision::from_name(&self.precision)?;
-        LrSchedule::from_name(&self.lr_schedule)?;
         self.check_tokens()?;
         self.scheduler()?.check_trainable()?;
         self.time_sampler()?;

@@ -86,6 +86,7 @@ rooms!(
     learned_variance,
     reduce,
     adamw,
+    muon,
     blend,
     dynamic_threshold,
     select,

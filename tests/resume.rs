@@ -109,6 +109,21 @@ fn one_two_and_three_threads_make_the_same_checkpoint() {
 }
 
 #[test]
+fn a_run_by_muon_resumes_on_other_threads_in_the_same_bits_and_keeps_its_optimizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts, plain) = (folder.path().join("whole"), folder.path().join("parts"), folder.path().join("plain"));
+    let with = |optimizer, steps, threads| {
+        ["--set", "lr_schedule=constant", "--set", optimizer, "--steps", steps, "--threads", threads]
+    };
+    train_tiny(&whole, &with("optimizer=muon", "6", "2"));
+    train_tiny(&parts, &with("optimizer=muon", "3", "1"));
+    succeed(TRAIN, ["--out", text(&parts), "--resume", "--steps", "6", "--threads", "3"]);
+    assert_same_run(&parts, &whole, 6);
+    train_tiny(&plain, &with("optimizer=adamw", "6", "2"));
+    assert_ne!(column(&plain, "loss"), column(&whole, "loss"), "muon changed nothing");
+}
+
+#[test]
 fn a_run_in_bf16_resumes_on_other_threads_in_the_same_bits_and_keeps_its_precision() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));

@@ -168,7 +168,7 @@ fn work(row: &Row, backward: bool) -> Work {
         }
         "group_norm" | "layer_norm" | "silu" => moved(if backward { 2.0 * x + y } else { x + y }),
         "add" if backward => moved(0.0),
-        "gradient sum" | "batch" | "adamw" | "gradient norm" => moved(0.0),
+        "gradient sum" | "batch" | "optimizer" | "gradient norm" => moved(0.0),
         _ => moved(x + y),
     }
 }

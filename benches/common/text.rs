@@ -104,6 +104,7 @@ impl Model {
         let outcome = optim::Outcome { loss, norm };
         let settings = UpdateSettings {
             lr: 1e-4,
+            muon: None,
             betas: (0.9, 0.999),
             adam_eps: 1e-8,
             weight_decay: 0.01,
@@ -112,7 +113,7 @@ impl Model {
         };
         let (params, ema, moments) = (&mut self.params, &mut self.ema, &mut self.moments);
         optim::update(params, ema, moments, &self.grads, &outcome, self.step, &settings)?;
-        profile::lap("adamw");
+        profile::lap("optimizer");
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     TrainConfig, default_conv_accuracy, default_ou_rate, default_precision, default_process, default_rho,
-    default_sigma_data, default_task, loss, tokens,
+    default_sigma_data, default_task, loss, optimizer, tokens,
 };
 use crate::error::{Result, unknown_name};
 
@@ -26,7 +26,10 @@ impl TrainConfig {
             data: "digits".into(),
             steps: 1000,
             batch: 64,
+            optimizer: optimizer::default_optimizer(),
             lr: 1e-3,
+            muon_lr: optimizer::default_muon_lr(),
+            muon_momentum: optimizer::default_muon_momentum(),
             lr_schedule: "cosine".into(),
             warmup_steps: 100,
             beta1: 0.9,
@@ -178,14 +181,16 @@ impl TrainConfig {
             TEXT => Ok(TrainConfig {
                 preset: TEXT.into(),
                 data: "text".into(),
-                steps: 4500,
+                steps: 3400,
                 batch: 8,
+                optimizer: "muon".into(),
                 lr: 1e-3,
+                muon_lr: 0.005,
                 warmup_steps: 200,
                 grad_clip: 1.5,
                 ema_decay: 0.995,
                 save_every: 600,
-                sample_every: 1800,
+                sample_every: 1700,
                 validate_every: 300,
                 class_conditional: false,
                 time_sampling: "stratified".into(),

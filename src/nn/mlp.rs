@@ -284,6 +284,7 @@ mod tests {
             let outcome = optim::Outcome { loss, norm };
             let settings = UpdateSettings {
                 lr: 5e-3,
+                muon: None,
                 betas: (0.9, 0.999),
                 adam_eps: 1e-8,
                 weight_decay: 0.0,

@@ -449,6 +449,7 @@ mod tests {
             let outcome = optim::Outcome { norm: optim::global_norm(&params, &grads).unwrap(), loss };
             let settings = UpdateSettings {
                 lr: 3e-3,
+                muon: None,
                 betas: (0.9, 0.99),
                 adam_eps: 1e-8,
                 weight_decay: 0.0,

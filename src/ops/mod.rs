@@ -17,6 +17,7 @@ mod group_norm;
 mod layer_norm;
 mod learned_variance;
 mod linear;
+mod muon;
 mod perturb;
 mod pointwise;
 mod reduce;
@@ -44,6 +45,7 @@ pub use group_norm::{Film, GroupNorm, group_norm};
 pub use layer_norm::layer_norm;
 pub use learned_variance::{VarianceTerms, learned_step, learned_variance};
 pub use linear::{linear, linear_gelu};
+pub use muon::{Muon, MuonEntry, muon};
 pub use perturb::{Perturbed, perturb};
 pub use pointwise::{add, affine, cast, silu};
 pub use reduce::grad_norm;
@@ -212,6 +214,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("perturb", perturb::cases::table()),
         ("reverse_step", reverse_step::cases::table()),
         ("adamw", adamw::cases::table()),
+        ("muon", muon::cases::table()),
     ]
 }
 

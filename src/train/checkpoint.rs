@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::io::folder::{FORMAT_VERSION, ModelFolder};
 use crate::io::tensors::{TensorFile, write_tensors};
 use crate::io::weights::{param_entries, read_params};
-use crate::optim::Moments;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -124,7 +123,7 @@ pub(super) fn load(folder: &ModelFolder, t: &mut Trainer<'_>) -> Result<()> {
     let read = |prefix, trainable| read_params(&file, specs, prefix, trainable)?.to_device(device);
     let (raw, ema) = (read("raw.", true)?, read("ema.", false)?);
     let moments = |prefix| Ok::<_, Error>(read(prefix, false)?.tensors().to_vec());
-    t.moments = Moments { m: moments("m.")?, v: moments("v.")? };
+    (t.moments.m, t.moments.v) = (moments("m.")?, moments("v.")?);
     t.task.restore(&file)?;
     (t.raw, t.ema) = (raw, ema);
     t.step = header.step;

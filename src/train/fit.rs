@@ -131,6 +131,7 @@ pub fn fit_levels<N: Network>(
         let outcome = gradients(&raw, &mut grads)?.0;
         let settings = UpdateSettings {
             lr: options.lr_schedule.rate(options.lr, index, options.warmup, options.steps),
+            muon: None,
             betas: (0.9, 0.999), // Kingma & Ba 2015, algorithm 1
             adam_eps: 1e-8,
             weight_decay: 0.0,

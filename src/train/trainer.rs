@@ -9,7 +9,7 @@ use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Mode, Params, initialise};
-use crate::optim::{self, LrSchedule, Moments, Outcome, UpdateSettings};
+use crate::optim::{self, LrSchedule, Moments, Outcome, Rule, UpdateSettings};
 use crate::rng::{Address, Purpose};
 use crate::tape::{Grads, profile};
 use crate::tensor::Tensor;
@@ -73,7 +73,7 @@ impl<'a> Trainer<'a> {
     pub(super) fn of_task(config: &TrainConfig, task: Box<dyn Task + 'a>, device: Device) -> Result<Trainer<'a>> {
         let raw = initialise(task.specs(), config.seed)?.to_device(device)?;
         let ema = Params::new(task.specs(), raw.tensors().to_vec(), false)?;
-        let moments = Moments::zeros(&raw)?;
+        let moments = Moments::with_rules(&raw, Rule::of_optimizer(&config.optimizer, task.specs())?)?;
         Ok(Trainer {
             config: config.clone(),
             task,
@@ -117,6 +117,7 @@ impl<'a> Trainer<'a> {
         let lr = self.lr_schedule.rate(c.lr, self.step, c.warmup_steps, c.steps);
         let settings = UpdateSettings {
             lr,
+            muon: Some((c.muon_lr * lr / c.lr, c.muon_momentum)),
             betas: (c.beta1, c.beta2),
             adam_eps: c.adam_eps,
             weight_decay: c.weight_decay,
@@ -125,7 +126,7 @@ impl<'a> Trainer<'a> {
         };
         let update = self.step + 1;
         optim::update(&mut self.raw, &mut self.ema, &mut self.moments, &self.grads, &outcome, update, &settings)?;
-        profile::lap("adamw");
+        profile::lap("optimizer");
         // The first look at what the device did: nothing was changed if these are not finite.
         let (loss, norm) = outcome.read()?;
         if !loss.is_finite() || !norm.is_finite() {

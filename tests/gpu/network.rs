@@ -68,7 +68,8 @@ fn five_training_steps_have_the_losses_of_the_cpu() {
     }
     let _gpu = harness::gpu();
     let data = Dataset::load("digits", 0).unwrap();
-    for config in [tiny(5), TrainConfig { prediction_type: "v_prediction".into(), dropout: 0.0, ..tiny(5) }] {
+    let by_muon = TrainConfig { optimizer: "muon".into(), dropout: 0.0, ..tiny(5) };
+    for config in [tiny(5), TrainConfig { prediction_type: "v_prediction".into(), dropout: 0.0, ..tiny(5) }, by_muon] {
         let mut here = Trainer::new(&config, &data, Device::Cpu).unwrap();
         let mut there = Trainer::new(&config, &data, GPU).unwrap();
         assert_eq!(there.device(), GPU);
