@@ -26,6 +26,10 @@ pub fn corrupt(graph: &dyn Graph, x0: &[u32], sigma_bar: f64, address: Address) 
 /// moment, ∫ dt/t, would not exist.
 const TIME_POWER: f64 = 1.5;
 
+/// Times of sequences that follow one another are so far apart, modulo 1: each is uniform by itself, and together they leave no gaps, so that the
+/// mean over the sequences varies little with their times.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
+
 /// What [`bits_per_token`] draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundOptions {
@@ -42,7 +46,7 @@ pub struct BoundOptions {
 pub struct Bits {
     /// Mean over the sequences.
     pub bits: f64,
-    /// Its standard error over the sequences.
+    /// Its standard error over the sequences, as if their times were drawn apart from one another: rather too large.
     pub standard_error: f64,
     /// How many sequences.
     pub sequences: usize,
@@ -89,8 +93,9 @@ pub fn bits_per_token(
     let run = Estimate { model, graph, noise, sequences, options };
     let mut nats = prior.clone();
     for draw in 0..options.draws {
+        let first = options.address.step(draw).sub_index(1).uniform(0);
         let time = |i: usize| {
-            let u = options.address.sample(i).step(draw).sub_index(1).uniform(0);
+            let u = (first + i as f64 * GOLDEN).fract();
             ((draw as f64 + u) / options.draws as f64).powf(TIME_POWER)
         };
         // dt = 1.5·u^½·du with u = t^(2/3).

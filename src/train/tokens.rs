@@ -16,7 +16,7 @@ use crate::rng::{Address, Purpose};
 use crate::tensor::Tensor;
 
 /// Held-out sequences of a validation during training, at most, and times of each.
-const VALIDATION: (usize, usize) = (64, 2);
+const VALIDATION: (usize, usize) = (256, 1);
 /// Samples that are shown, of a text and of images.
 const TEXTS: usize = 4;
 const IMAGES: usize = 20;
