@@ -100,6 +100,7 @@ rooms!(
     gated_residual,
     cross_entropy,
     score_entropy,
+    posterior_kl,
     attention,
     attention_pool,
 );

@@ -5,7 +5,7 @@ use proptest::sample::select;
 use tweedie::device::Device;
 use tweedie::ops::cases::{
     attention, attention_pool, concat, conv2d, cross_entropy, embed, gated_residual, group_norm, layer_norm, linear,
-    pointwise, resample, score_entropy, weighted_mse,
+    pointwise, posterior_kl, resample, score_entropy, weighted_mse,
 };
 use tweedie::ops::{self, Conv};
 use tweedie::rng::{Address, Purpose};
@@ -362,5 +362,15 @@ proptest! {
         seed in 0..1_000_000u64,
     ) {
         check(score_entropy::case(graph, rows, k, seed), 0)?;
+    }
+
+    #[test]
+    fn posterior_kl_matches_its_oracle_for_any_step(
+        (rows, k) in (4..=70usize, 2..=70usize),
+        touched in select(vec![(0.0, 0.01), (0.001, 0.002), (0.2, 0.7), (0.5, 0.501), (0.9, 1.0)]),
+        offset in select(vec![0.0_f32, 20.0, -20.0]),
+        seed in 0..1_000_000u64,
+    ) {
+        check(posterior_kl::case(rows, k, touched, offset, seed), 0)?;
     }
 }

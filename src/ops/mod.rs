@@ -20,6 +20,7 @@ mod linear;
 mod muon;
 mod perturb;
 mod pointwise;
+mod posterior_kl;
 mod reduce;
 mod resample;
 mod reverse_step;
@@ -48,6 +49,7 @@ pub use linear::{linear, linear_gelu};
 pub use muon::{Muon, MuonEntry, muon};
 pub use perturb::{Perturbed, perturb};
 pub use pointwise::{add, affine, cast, silu};
+pub use posterior_kl::{PosteriorTerm, posterior_kl};
 pub use reduce::grad_norm;
 pub use resample::{mean_pool2, upsample_nearest};
 pub use reverse_step::{Noise, ReverseStep, StepInputs, reverse_step};
@@ -203,6 +205,7 @@ pub fn case_tables() -> Vec<(&'static str, Vec<crate::testing::Case>)> {
         ("gated_residual", gated_residual::cases::table()),
         ("cross_entropy", cross_entropy::cases::table()),
         ("score_entropy", score_entropy::cases::table()),
+        ("posterior_kl", posterior_kl::cases::table()),
         ("weighted_mse", weighted_mse::cases::table()),
         ("learned_variance", learned_variance::cases::table()),
         ("error_norm", error_norm::cases::table()),
@@ -225,7 +228,7 @@ pub mod cases {
         attention::cases as attention, attention_pool::cases as attention_pool, concat::cases as concat,
         conv2d::cases as conv2d, cross_entropy::cases as cross_entropy, embed::cases as embed,
         gated_residual::cases as gated_residual, group_norm::cases as group_norm, layer_norm::cases as layer_norm,
-        linear::cases as linear, pointwise::cases as pointwise, resample::cases as resample,
-        score_entropy::cases as score_entropy, weighted_mse::cases as weighted_mse,
+        linear::cases as linear, pointwise::cases as pointwise, posterior_kl::cases as posterior_kl,
+        resample::cases as resample, score_entropy::cases as score_entropy, weighted_mse::cases as weighted_mse,
     };
 }

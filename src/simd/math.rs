@@ -23,6 +23,25 @@ pub fn exp(x: f32) -> f32 {
     y * scale
 }
 
+/// ln x for a normal number above 0, relative error below 3e-7 near 1 too, where ln is small; NaN for what is not above 0. By Cephes' logf.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    const ROOT_HALF: u32 = 0x3F35_04F3;
+    // x = m·2^e with m in [sqrt(1/2), sqrt(2)).
+    let shifted = x.to_bits().wrapping_sub(ROOT_HALF);
+    let e = ((shifted as i32) >> 23) as f32;
+    let m = f32::from_bits((shifted & 0x007F_FFFF).wrapping_add(ROOT_HALF)) - 1.0;
+    let z = m * m;
+    let mut p = 0.0;
+    for c in crate::rng::LN {
+        p = p * m + c;
+    }
+    // ln 2 in two parts, so that e·ln 2 loses no bits.
+    let low = e * -2.121_944_4e-4 + (p * m * z - 0.5 * z);
+    let y = e * (355.0 / 512.0) + (m + low);
+    if x > 0.0 { y } else { f32::NAN }
+}
+
 /// 1/(1 + e^-x).
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -42,6 +61,24 @@ mod tests {
             worst = worst.max((f64::from(exp(x)) / want - 1.0).abs());
         }
         assert!(worst < 3e-7, "worst relative error {worst:e}");
+    }
+
+    #[test]
+    fn ln_keeps_its_relative_error_over_all_sizes_and_next_to_one() {
+        let worst = |x: f32| (f64::from(ln(x)) / f64::from(x).ln() - 1.0).abs();
+        for i in -87_000..88_000 {
+            let x = exp(i as f32 * 1e-3);
+            assert!(x == 1.0 || worst(x) < 3e-7, "{x:e}: {:e}", worst(x));
+        }
+        // Next to 1, from a unit in the last place on.
+        for i in 1..100_000_u32 {
+            for bits in [1.0_f32.to_bits() + i * 83, 1.0_f32.to_bits() - i * 83, 1.0_f32.to_bits() + i] {
+                let x = f32::from_bits(bits);
+                assert!(x == 1.0 || worst(x) < 3e-7, "{x:e}: {:e}", worst(x));
+            }
+        }
+        assert_eq!(ln(1.0), 0.0);
+        assert!([f32::NAN, -1.0, 0.0].iter().all(|x| ln(*x).is_nan()));
     }
 
     #[test]

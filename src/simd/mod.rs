@@ -20,7 +20,7 @@ mod winograd;
 pub(crate) use gelu::{BiasGelu, GeluBackward};
 pub(crate) use kernel::Run;
 pub(crate) use lanes::{Kernel, Lanes, Narrow, Number, Widen, dispatch, for_vectors, get, put};
-pub use math::{exp, sigmoid};
+pub use math::{exp, ln, sigmoid};
 pub(crate) use normals::{Stream as NormalStream, fill_normals, fill_uniforms};
 pub(crate) use pack::{Packed, transpose_lines};
 pub(crate) use product::{Gather, accumulate_outer, multiply_gathered};
