@@ -1,4 +1,8 @@
 //! The variational bound of a chain of T steps with predicted clean tokens (D3PM: Austin et al. 2021, eqs. 1 and 4–5), in nats.
+//!
+//! The model's step is Σ_a p̂(a)·q(x_s | x_t, a). Eq. 4 as printed has q(x_s, x_t | a) in its place: then p̂(a) would be p(a | x_t)/q(x_t | a) at
+//! best, which is neither what the cross-entropy beside it asks for nor what samplers and ratios are made of. In a masking graph q(x_t | a) is
+//! the same for every a, and both are one.
 
 use super::{Graph, Noise, View};
 use crate::error::Result;

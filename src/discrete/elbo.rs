@@ -192,8 +192,10 @@ mod tests {
         }
         let masked = Enumeration::new(Absorbing::new(3).unwrap(), 3, &law, Head::LogClean).unwrap();
         check(&masked, Noise::LogLinear { eps: 0.0 }, options);
-        let uniform = Enumeration::new(Uniform::new(3).unwrap(), 3, &law, Head::LogRatios).unwrap();
-        check(&uniform, Noise::LogLinear { eps: 1e-3 }, options);
+        for head in [Head::LogRatios, Head::LogClean] {
+            let uniform = Enumeration::new(Uniform::new(3).unwrap(), 3, &law, head).unwrap();
+            check(&uniform, Noise::LogLinear { eps: 1e-3 }, options);
+        }
     }
 
     #[test]

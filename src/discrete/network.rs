@@ -192,6 +192,29 @@ mod tests {
     }
 
     #[test]
+    fn clean_tokens_of_a_uniform_network_are_the_ratios_that_bayes_rule_makes_of_them() {
+        let graph = Uniform::new(K).unwrap();
+        let (net, params) = network(&graph, Some(8));
+        let score = NetworkScore { transformer: &net, params: &params, graph: &graph, head: Head::LogClean };
+        assert!(!score.is_time_free());
+        let x = [0, 4, 2, 3];
+        for sigma_bar in [1e-6, 0.3, 12.0, f64::INFINITY] {
+            let values = evaluate(&score, &x, &[sigma_bar]);
+            let view = View { graph: &graph, head: Head::LogClean, x: &x, sigma_bar, values: &values };
+            for (l, x) in x.iter().enumerate() {
+                let (clean, ratios) = (view.clean(l).unwrap(), view.ratios(l).unwrap());
+                assert!((clean.iter().sum::<f64>() - 1.0).abs() < 1e-14 && clean.iter().all(|p| *p > 0.0), "{clean:?}");
+                for (y, ratio) in ratios.iter().enumerate() {
+                    // p(y)/p(x) = Σ_a p(a | x)·p(y | a)/p(x | a).
+                    let bayes = |a: usize| clean[a] * graph.ratio(y, *x as usize, a, sigma_bar);
+                    let want: f64 = (0..K).map(bayes).sum();
+                    assert!((ratio / want - 1.0).abs() < 1e-12, "{x} to {y} at {sigma_bar}: {ratio} against {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn ratios_of_a_uniform_law_are_exact_where_the_network_says_nothing() {
         // All outputs 0: uniform clean tokens; the ratio of each to the mask is 1/(K·(e^σ̄ − 1)).
         let graph = Absorbing::new(K).unwrap();

@@ -18,9 +18,9 @@ pub enum Objective {
     Se,
     /// Concrete score matching (s − r)² at the rates over the largest r, which keeps the sum finite (Meng et al. 2022).
     Csm,
-    /// The bound of a chain of so many steps and a share of cross-entropy (D3PM: Austin et al. 2021, eq. 5).
+    /// The bound of a chain of so many steps and a share of cross-entropy (D3PM: Austin et al. 2021, eq. 5), on either graph.
     D3pm,
-    /// The masked bound: cross-entropy of masked tokens at the rate of uncovering (Sahoo et al. 2024, eq. 10).
+    /// The masked bound, of a graph with a mask by its definition: cross-entropy of masked tokens at the rate of uncovering (Sahoo et al. 2024, eq. 10).
     Mdlm,
 }
 
@@ -54,12 +54,12 @@ impl Objective {
     /// Refuses a graph that it does not fit.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a loss of clean tokens without a mask.
+    /// [`Error::Usage`] for the masked bound without a mask.
     pub fn check(self, graph: &dyn Graph) -> Result<()> {
-        if self.head() == Head::LogClean && graph.mask().is_none() {
-            let (name, graph) = (self.name(), graph.name());
+        if self == Objective::Mdlm && graph.mask().is_none() {
+            let graph = graph.name();
             return Err(Error::Usage(format!(
-                "--loss {name}: expected a graph with a mask, got {graph}; use --graph absorbing, or --loss dse"
+                "--loss mdlm: expected a graph with a mask, being its bound by definition, got {graph}; use --graph absorbing, or --loss d3pm"
             )));
         }
         Ok(())
@@ -72,13 +72,12 @@ mod tests {
     use crate::discrete::{Absorbing, Uniform};
 
     #[test]
-    fn names_are_read_and_losses_of_clean_tokens_want_a_mask() {
+    fn names_are_read_and_the_masked_bound_alone_wants_a_mask() {
         for name in Objective::NAMES {
             let loss = Objective::from_name(name).unwrap();
             assert_eq!(loss.name(), name);
             assert!(loss.check(&Absorbing::new(3).unwrap()).is_ok());
-            let has_head = loss.head() == Head::LogRatios;
-            assert_eq!(loss.check(&Uniform::new(3).unwrap()).is_ok(), has_head, "{name}");
+            assert_eq!(loss.check(&Uniform::new(3).unwrap()).is_ok(), loss != Objective::Mdlm, "{name}");
         }
         assert!(Objective::from_name("mlm").unwrap_err().to_string().contains("did you mean \"mdlm\"?"));
     }

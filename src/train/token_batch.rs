@@ -3,7 +3,7 @@
 use crate::discrete::{Graph, NetworkScore, Noise, Objective, corrupt};
 use crate::error::Result;
 use crate::nn::{Mode, Params, Transformer};
-use crate::ops::{self, ScoreForm, ScoreTerm};
+use crate::ops::{self, PosteriorTerm, ScoreForm, ScoreTerm};
 use crate::rng::Address;
 use crate::tensor::Tensor;
 use std::f64::consts::LN_2;
@@ -88,6 +88,9 @@ impl TokenBatch {
         };
         let net_out = forward(&self.x_t)?;
         match setting.objective {
+            Objective::D3pm if setting.graph.mask().is_none() => {
+                ops::posterior_kl(&net_out, &self.terms(|i, x, x0| setting.posterior_term(self.at(i), x, x0)))
+            }
             Objective::Mdlm | Objective::D3pm => ops::cross_entropy(&net_out, &self.x0, &self.masked_weights(setting)),
             Objective::Dse | Objective::Se | Objective::Csm => {
                 ops::score_entropy(&net_out, &self.terms(|i, x, x0| setting.term(self.at(i), x, x0)))
@@ -117,7 +120,7 @@ impl TokenBatch {
     }
 
     /// A term for each token, of its sequence's index, its noisy and its clean value.
-    fn terms(&self, term: impl Fn(usize, u32, u32) -> ScoreTerm) -> Vec<ScoreTerm> {
+    fn terms<T>(&self, term: impl Fn(usize, u32, u32) -> T) -> Vec<T> {
         let tokens = self.x_t.iter().zip(&self.x0).enumerate();
         tokens.map(|(l, (x, x0))| term(l / self.length, *x, *x0)).collect()
     }
@@ -176,13 +179,33 @@ impl Setting<'_> {
         let (steps, auxiliary) = self.chain;
         let weight = match self.objective {
             Objective::D3pm => {
-                let before = (at.t - 1.0 / steps as f64).max(0.0);
-                let (here, before) = (self.noise.touched(at.t), self.noise.touched(before));
+                let (before, here) = self.touched(at);
                 steps as f64 * (here - before) / here + auxiliary
             }
             _ => self.noise.unmask_rate(at.t),
         };
         weight * at.share
+    }
+
+    /// The share of tokens that a jump has touched before a step of the chain, and at its level. The first step leads to the data: what noise the
+    /// schedule has at t = 0 belongs to it.
+    fn touched(&self, at: At) -> (f64, f64) {
+        let steps = self.chain.0 as f64;
+        let before = at.t - 1.0 / steps;
+        let before = if before * steps < 0.5 { 0.0 } else { self.noise.touched(before) };
+        (before, self.noise.touched(at.t))
+    }
+
+    /// D3PM's step of a token in the uniform graph, one of as many as the chain has, and the share of its cross-entropy.
+    fn posterior_term(&self, at: At, x_t: u32, x0: u32) -> PosteriorTerm {
+        let (steps, auxiliary) = self.chain;
+        PosteriorTerm {
+            x_t,
+            x0,
+            weight: steps as f64 * at.share,
+            auxiliary: auxiliary * at.share,
+            touched: self.touched(at),
+        }
     }
 
     /// The score entropy of a token at the rate of the graph. Outputs of a masked token are ln s + ln K + ln(e^σ̄ − 1): with that, ratios of e^σ̄ − 1,
@@ -364,6 +387,38 @@ mod tests {
             }
             let bound = 48.0 * (f64::from(f32::EPSILON) + 3e-7) * want.abs();
             assert!((got - want).abs() <= bound, "{}: {got} against {want}", objective.name());
+        }
+    }
+
+    #[test]
+    fn d3pm_s_loss_is_the_hybrid_in_f64_on_either_graph() {
+        use crate::discrete::{ConcreteScore, Tokens, View, d3pm};
+        let (absorbing, uniform) = (Absorbing::new(K).unwrap(), Uniform::new(K).unwrap());
+        let graphs: [&dyn Graph; 2] = [&absorbing, &uniform];
+        for graph in graphs {
+            let model = Model::new(graph);
+            // Ten levels: 0.3 and 0.8 are two of them; and one, whose step leads to the data.
+            for steps in [10, 1] {
+                let setting = Setting { graph, noise: NOISE, objective: Objective::D3pm, chain: (steps, 0.25) };
+                let (batch, got) = batch(setting, &model, 3);
+                let (transformer, params) = (&model.net, &model.params);
+                let score = NetworkScore { transformer, params, graph, head: Head::LogClean };
+                let mut want = 0.0;
+                for i in 0..2 {
+                    let (x, x0) = (&batch.x_t[i * 6..][..6], &batch.x0[i * 6..][..6]);
+                    let (t, sigma_bar) = (batch.times[i], batch.sigma_bar[i]);
+                    let mut values = vec![0.0; 6 * graph.states()];
+                    score.evaluate(&Tokens::new(x.to_vec(), 6).unwrap(), &[sigma_bar], &mut values).unwrap();
+                    let view = View { graph, head: Head::LogClean, x, sigma_bar, values: &values };
+                    let bound = d3pm::step_divergence(&view, x0, NOISE, (t - 1.0 / steps as f64).max(0.0)).unwrap();
+                    // In a masking graph a token that is not masked is certain: its cross-entropy is 0 there.
+                    let cross = d3pm::cross_entropy(&view, x0).unwrap();
+                    want += (steps as f64 * bound + 0.25 * cross) / (12.0 * LN_2);
+                }
+                // 48 terms in f32, each of a few roundings and those of exp and ln, 3e-7, of what all steps together cost.
+                let bound = 48.0 * (f64::from(f32::EPSILON) + 6e-7) * (want.abs() + steps as f64);
+                assert!((got - want).abs() <= bound, "{} {steps}: {got} against {want}", graph.name());
+            }
         }
     }
 
