@@ -14,7 +14,8 @@ use naive::{AttentionShape, ConvShape, NormShape};
 use std::hint::black_box;
 use std::time::Instant;
 use tweedie::ops::{
-    self, AdamW, AdamWEntry, Conv, ConvExtras, Film, GroupNorm, Noise, ReverseStep, ScoreTerm, StepInputs,
+    self, AdamW, AdamWEntry, Conv, ConvExtras, Film, GroupNorm, Noise, PosteriorTerm, ReverseStep, ScoreTerm,
+    StepInputs,
 };
 use tweedie::rng::{Address, Purpose};
 use tweedie::tape::{Grads, Tape};
@@ -276,7 +277,10 @@ fn losses(bench: &mut Bench) -> Result<()> {
     let work = [Work::Bytes(bytes), Work::Bytes(2.0 * bytes)];
     passes(bench, "cross_entropy 4096x1024", work, &|| Ok(ops::cross_entropy(&z, &targets, &[1.0; 4096])?.0))?;
     let terms: Vec<ScoreTerm> = targets.iter().map(|x0| ScoreTerm::uniform(0, *x0, WORDS, 1.5, 1.0)).collect();
-    passes(bench, "score_entropy 4096x1024", work, &|| Ok(ops::score_entropy(&z, &terms)?.0))
+    passes(bench, "score_entropy 4096x1024", work, &|| Ok(ops::score_entropy(&z, &terms)?.0))?;
+    let term = |x0: &u32| PosteriorTerm { x_t: 0, x0: *x0, weight: 100.0, auxiliary: 0.1, touched: (0.5, 0.51) };
+    let terms: Vec<PosteriorTerm> = targets.iter().map(term).collect();
+    passes(bench, "posterior_kl 4096x1024", work, &|| Ok(ops::posterior_kl(&z, &terms)?.0))
 }
 
 /// Measures an op forward and backward.

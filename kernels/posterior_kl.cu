@@ -1,11 +1,11 @@
-// posterior_kl: L = sum_r w_r·KL(q(y|x_t,x0) || sum_a softmax(z)_a·q(y|x_t,a)) - c_r·ln softmax(z)_x0            [Austin et al. 2021, eqs. 1, 4, 5]
+// posterior_kl: L = sum_r w_r·KL(q(y|x_t,x0) || sum_a p_a·q(y|x_t,a)) - c_r·ln p_x0, p_a ~ e^z_a·q_t(x_t|a)   [Austin et al. 2021, eqs. 1, 4, 5]
 //
 // Layout   logits, dlogits [rows,k] f32; a Row of nine words each; per_row [rows] f64; saved [rows,4] f32; loss, dy [1] f32.
 // Kernels  posterior_kl_rows      a warp a row: the largest, the sum of exponentials, then logarithms; in f32 within a lane, lanes in f64
 //          posterior_kl_loss      one block; threads add rows in f64, then a fixed tree
 //          posterior_kl_backward  a warp a row
 // Form     the ratios q/p of src/ops/posterior_kl: 1/t, t = kappa·p/g + floor, (1 + kappa)/t at x0, 1/(1 + d) at x_t.
-// Saved    of each row the log-sum-exp, the floor, and sum_y q(y|x_t,j)·(1 - q/p) of j = x_t and of the others.
+// Saved    of each row the log-sum-exp, the floor, dL/dz of x_t, and sum_y q(y|x_t,j)·(1 - q/p) of the other j.
 // Cost     forward reads the logits (three times, from a cache after the first), backward reads and writes them: memory bound. Rows of weight 0 are
 //          not read.
 // Exact    no atomics, a fixed order.
@@ -39,9 +39,10 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int offset = 16; offset > 0; offset >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
     float part = 0.0f;
     for (u32 y = lane; y < k; y += 32) part += y == row.x_t ? 0.0f : expf(z[y] - top);
-    const double away = shared_sum(part), here = expf(z[row.x_t] - top), sum = away + here;
     const bool same = row.x_t == row.x0;
     const double kappa = row.kappa, rho = row.rho, g = same ? rho : 1.0;
+    // noise tells that x_t came from there rather than from any other by 1 to rho
+    const double away = shared_sum(part), here = expf(z[row.x_t] - top) / rho, sum = away + here;
     const double floor = (away + rho * here) / (g * sum);
     double logs = 0.0, misses = 0.0;
     if (row.weight != 0.0f) {
@@ -58,8 +59,8 @@ extern "C" __global__ void __launch_bounds__(256)
         misses = warp_sum(miss_part);
     }
     if (lane != 0) return;
-    const double lse = top + log(sum), cross = row.auxiliary * (lse - z[row.x0]);
-    double divergence = 0.0, at_x = 0.0, others = 0.0;
+    const double lse = top + log(sum), cross = row.auxiliary * (same ? log1p(away / here) : lse - z[row.x0]);
+    double divergence = 0.0, at_x = row.auxiliary * (same ? -away : here) / sum, others = 0.0;
     if (row.weight != 0.0f) {
         const double d = row.drift * (same ? away : here) / sum, mass = row.rest;
         divergence = -mass * logs - row.at_x * log1p(d);
@@ -70,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(256)
         }
         // q(x_t|x_t,j) of j = x_t and of any other
         const double between = (1.0 + kappa) * rho, miss = d / (1.0 + d), elsewhere = mass / g;
-        at_x = (same ? row.at_x : row.at_x * between) * miss + elsewhere * rho * misses;
+        at_x += row.weight * ((same ? row.at_x : row.at_x * between) * miss + elsewhere * rho * misses) * here / sum;
         others = (same ? row.at_x / between : row.at_x) * miss + elsewhere * misses;
     }
     per_row[index] = row.weight * divergence + cross;
@@ -105,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(256)
         if (w != 0.0f || c != 0.0f) {
             const float p = expf(logits[at + y] - lse), t = slope * p + floor;
             const float miss = y == row.x0 ? 1.0f - (1.0f + row.kappa) / t : (t - 1.0f) / t;
-            d = p * (w * (y == row.x_t ? at_x : base + mass * miss) + c) - (y == row.x0 ? c : 0.0f);
+            d = y == row.x_t ? at_x * dy[0] : p * (w * (base + mass * miss) + c) - (y == row.x0 ? c : 0.0f);
         }
         dlogits[at + y] = d;
     }

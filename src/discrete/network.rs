@@ -10,8 +10,9 @@ const MOST_NOISE: f64 = 500.0;
 
 /// A transformer, the weights to run it with, and what its `[n, L, K]` outputs f mean on a graph:
 ///
-/// * [`Head::LogClean`]: ln p(x0 = y | x) is the log-softmax of f. In a masking graph a token that is not masked is carried over, and the mask has
-///   probability 0 (Sahoo et al. 2024, section 3.2.3; without a mask as in Austin et al. 2021, section 3.3).
+/// * [`Head::LogClean`]: ln p(x0 = y | x) is the log-softmax of f in a masking graph, where a token that is not masked is carried over and the mask
+///   has probability 0 (Sahoo et al. 2024, section 3.2.3). Without a mask it is that of f_y + ln p(x_l | y), where the noise says how far the
+///   token itself is to be believed: f is then the p̃ of Austin et al. 2021, eq. 4, and a network that says nothing has ratios of 1.
 /// * [`Head::LogRatios`]: ln s_y is f_y; at a masked token f_y − ln K − ln(e^σ̄ − 1), the size that the ratios of the masking graph have at any noise
 ///   (Lou, Meng & Ermon 2024, appendix C.2). What is not masked never moves there, and its ratios are 0.
 pub struct NetworkScore<'a> {
@@ -41,23 +42,28 @@ impl NetworkScore<'_> {
             out[x as usize] = 0.0;
             return;
         }
+        out[k..].fill(f64::NEG_INFINITY);
+        out.iter_mut().zip(net_out).for_each(|(out, f)| *out = f64::from(*f));
+        if self.head == Head::LogClean && mask.is_none() {
+            let believe = |(a, out): (usize, &mut f64)| *out += self.graph.transition(x as usize, a, sigma_bar).ln();
+            out.iter_mut().enumerate().for_each(believe);
+        }
         let shift = match (self.head, mask) {
-            (Head::LogClean, _) => log_sum_exp(net_out),
+            (Head::LogClean, _) => log_sum_exp(out),
             (Head::LogRatios, Some(_)) => (k as f64).ln() + sigma_bar.min(MOST_NOISE).exp_m1().ln(),
             (Head::LogRatios, None) => 0.0,
         };
-        out[k..].fill(f64::NEG_INFINITY);
-        out.iter_mut().zip(net_out).for_each(|(out, f)| *out = f64::from(*f) - shift);
+        out.iter_mut().for_each(|out| *out -= shift);
         if self.head == Head::LogRatios {
             out[x as usize] = 0.0;
         }
     }
 }
 
-/// ln Σ e^f, in f64; NaN if an f is.
-fn log_sum_exp(values: &[f32]) -> f64 {
-    let most = values.iter().fold(f32::NEG_INFINITY, |most, f| most.max(*f));
-    f64::from(most) + values.iter().map(|f| f64::from(f - most).exp()).sum::<f64>().ln()
+/// ln Σ e^f; NaN if an f is.
+fn log_sum_exp(values: &[f64]) -> f64 {
+    let most = values.iter().fold(f64::NEG_INFINITY, |most, f| most.max(*f));
+    most + values.iter().map(|f| (f - most).exp()).sum::<f64>().ln()
 }
 
 impl ConcreteScore for NetworkScore<'_> {
@@ -211,6 +217,14 @@ mod tests {
                     assert!((ratio / want - 1.0).abs() < 1e-12, "{x} to {y} at {sigma_bar}: {ratio} against {want}");
                 }
             }
+        }
+        // All outputs 0: a uniform law, which noise leaves as it is.
+        let silent = crate::nn::initialise(net.specs(), 1).unwrap();
+        let score = NetworkScore { params: &silent, ..score };
+        for sigma_bar in [1e-6, 0.3, 12.0, f64::INFINITY] {
+            let values = evaluate(&score, &x, &[sigma_bar]);
+            let view = View { graph: &graph, head: Head::LogClean, x: &x, sigma_bar, values: &values };
+            assert!((0..4).flat_map(|l| view.ratios(l).unwrap()).all(|ratio| (ratio - 1.0).abs() < 1e-12));
         }
     }
 

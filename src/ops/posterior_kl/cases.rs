@@ -7,7 +7,7 @@ use crate::testing::{Array, Case};
 fn terms(rows: usize, k: usize, touched: (f64, f64)) -> Vec<PosteriorTerm> {
     let term = |r: usize| {
         let x0 = ((r * r + 1) % k) as u32;
-        let x_t = if r % 3 == 0 { x0 } else { ((r + 2) % k) as u32 };
+        let x_t = if r.is_multiple_of(3) { x0 } else { ((r + 2) % k) as u32 };
         let counts = if r % 7 == 6 { 0.0 } else { 1.0 };
         let weight = counts * (0.5 + (r % 4) as f64) / (touched.1 - touched.0);
         PosteriorTerm { x_t, x0, weight, auxiliary: counts * [0.0, 0.1, 1.0, 0.01, 0.5][r % 5], touched }
@@ -35,27 +35,26 @@ pub fn case(rows: usize, k: usize, touched: (f64, f64), offset: f32, seed: u64) 
     }
 }
 
-/// As printed: posteriors by Bayes' rule from the matrices of the graph, their mixture, Σ q·ln(q/p) with 0·ln 0 = 0.
+/// As printed: posteriors by Bayes' rule from the matrices of the graph, the model's from its joint law with x_t, Σ q·ln(q/p) with 0·ln 0 = 0.
 fn loss(term: &PosteriorTerm, z: &[f64]) -> f64 {
     let (before, here) = term.touched;
     let (states, x, x0) = (z.len() as f64, term.x_t as usize, term.x0 as usize);
     let matrix = |touched: f64, y: usize, a: usize| touched / states + if y == a { 1.0 - touched } else { 0.0 };
     let step = (here - before) / (1.0 - before);
-    let joint = |y: usize, a: usize| matrix(step, x, y) * matrix(before, y, a);
     let top = z.iter().fold(f64::NEG_INFINITY, |top, z| top.max(*z));
-    let lse = z.iter().map(|z| (z - top).exp()).sum::<f64>().ln() + top;
-    let clean: Vec<f64> = z.iter().map(|z| (z - lse).exp()).collect();
-    let reach: Vec<f64> = (0..z.len()).map(|a| matrix(here, x, a)).collect();
-    // Σ_a p̂(a)·Q(x|y)·(α·[y = a] + β)/Z_a: the sum over a ≠ y is that over all a less one.
-    let all: f64 = clean.iter().zip(&reach).map(|(p, reach)| p / reach).sum();
+    let total: f64 = z.iter().map(|z| (z - top).exp()).sum();
+    let clean: Vec<f64> = z.iter().map(|z| (z - top).exp() / total).collect();
+    // Σ_a q(y | a)·softmax(z)_a and q(x_t | y), and the sums that normalise.
+    let joint = |y: usize| matrix(step, x, y) * ((1.0 - before) * clean[y] + before / states);
+    let truth = |y: usize| matrix(step, x, y) * matrix(before, y, x0);
+    let (all, known): (f64, f64) = ((0..z.len()).map(joint).sum(), (0..z.len()).map(truth).sum());
     let mut sum = 0.0;
     for y in 0..z.len() {
-        let q = joint(y, x0) / reach[x0];
-        let far = matrix(step, x, y) * before / states;
-        let p = far * all + (joint(y, y) - far) * clean[y] / reach[y];
+        let (q, p) = (truth(y) / known, joint(y) / all);
         sum += if q > 0.0 { q * (q.ln() - p.ln()) } else { 0.0 };
     }
-    term.weight * sum + term.auxiliary * (lse - z[x0])
+    let reached: f64 = clean.iter().enumerate().map(|(a, p)| p * matrix(here, x, a)).sum();
+    term.weight * sum - term.auxiliary * (clean[x0] * matrix(here, x, x0) / reached).ln()
 }
 
 /// Each row.

@@ -68,15 +68,18 @@ fn rest(row: &Row, z: &[f32], top: f32, (slope, floor): (f32, f32)) -> (f64, f64
 fn row_loss(row: &Row, z: &[f32]) -> (f64, [f32; 4]) {
     let top = largest(z);
     let (x, x0) = (row.x_t as usize, row.x0 as usize);
-    let (away, here) = (others(z, top, row.x_t), f64::from(exp(z[x] - top)));
+    let is_same = x == x0;
+    let (rho, weight, auxiliary) = (f64::from(row.rho), f64::from(row.weight), f64::from(row.auxiliary));
+    // What noise tells of x_t itself: it came from there rather than from any other by 1 to ρ.
+    let (away, here) = (others(z, top, row.x_t), f64::from(exp(z[x] - top)) / rho);
     let sum = away + here;
     let lse = f64::from(top) + sum.ln();
-    let cross = f64::from(row.auxiliary) * (lse - f64::from(z[x0]));
+    let cross = auxiliary * if is_same { (away / here).ln_1p() } else { lse - f64::from(z[x0]) };
+    let cross_at_x = auxiliary * if is_same { -away } else { here } / sum;
     if row.weight == 0.0 {
-        return (cross, [lse as f32, 1.0, 0.0, 0.0]);
+        return (cross, [lse as f32, 1.0, cross_at_x as f32, 0.0]);
     }
-    let [kappa, rho, mass, at_x, drift] = [row.kappa, row.rho, row.rest, row.at_x, row.drift].map(f64::from);
-    let is_same = x == x0;
+    let [kappa, mass, at_x, drift] = [row.kappa, row.rest, row.at_x, row.drift].map(f64::from);
     let g = if is_same { rho } else { 1.0 };
     let floor = (away + rho * here) / (g * sum);
     let d = drift * if is_same { away } else { here } / sum;
@@ -91,8 +94,9 @@ fn row_loss(row: &Row, z: &[f32]) -> (f64, [f32; 4]) {
     let between = (1.0 + kappa) * rho;
     let (own, other) = if is_same { (at_x, at_x / between) } else { (at_x * between, at_x) };
     let (miss, elsewhere) = (d / (1.0 + d), mass / g);
-    let sums = [own * miss + elsewhere * rho * misses, other * miss + elsewhere * misses];
-    (f64::from(row.weight) * divergence + cross, [lse as f32, floor as f32, sums[0] as f32, sums[1] as f32])
+    let at_x = weight * (own * miss + elsewhere * rho * misses) * here / sum + cross_at_x;
+    let elsewhere = other * miss + elsewhere * misses;
+    (weight * divergence + cross, [lse as f32, floor as f32, at_x as f32, elsewhere as f32])
 }
 
 #[inline(always)]
@@ -104,7 +108,7 @@ fn losses(rows: &[Row], z: &[f32], k: usize, out: &mut [f64], saved: &mut [f32])
     }
 }
 
-/// dz = dL·(w·p̂·Σ_y q(y | x_t, j)·(1 − q(y)/p(y)) + c·(p̂ − \[j = x0\])).
+/// dz = dL·(w·p̂·Σ_y q(y | x_t, j)·(1 − q(y)/p(y)) + c·(p̂ − \[j = x0\])); at x_t as saved.
 #[inline(always)]
 fn slopes(rows: &[Row], z: &[f32], k: usize, saved: &[f32], dy: f32, out: &mut [f32]) {
     for (((row, z), saved), out) in
@@ -127,8 +131,8 @@ fn slopes(rows: &[Row], z: &[f32], k: usize, saved: &[f32], dy: f32, out: &mut [
         let (x, x0) = (row.x_t as usize, row.x0 as usize);
         let p = exp(z[x0] - lse);
         out[x0] = dz(p, 1.0 - (1.0 + row.kappa) / (slope * p + floor));
-        out[x] = exp(z[x] - lse) * (w * at_x + c);
         out[x0] -= c;
+        out[x] = dy * at_x;
     }
 }
 

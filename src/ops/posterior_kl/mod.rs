@@ -1,14 +1,16 @@
 //! A step of D3PM's bound in the uniform graph of K states, and a share of cross-entropy, fused with the softmax of the logits
-//! (Austin et al. 2021, eqs. 1 and 5; their eq. 4 as `discrete::d3pm` has it):
-//! L = Σ_r w_r·KL(q(y | x_t, x0) ‖ Σ_a p̂(a)·q(y | x_t, a)) − c_r·ln p̂(x0),  p̂ = softmax(z).
+//! (Austin et al. 2021, eqs. 1, 4 and 5): L = Σ_r w_r·KL(q(y | x_t, x0) ‖ p(y | x_t)) − c_r·ln p̂(x0),  p(y | x_t) ∝ Σ_a q(y, x_t | a)·softmax(z)_a.
 //!
+//! Logits   are those of the clean token before one looks at x_t itself. With it, p̂(a) = p(a | x_t) ∝ e^z_a·q_t(x_t | a), and p(y | x_t) is
+//!          Σ_a p̂(a)·q(y | x_t, a). What a little noise makes nearly certain need not be learned: equal logits are the ratios of a uniform law at
+//!          any noise.
 //! Form     q(y | x, a) = Q(x|y)·(α·[y = a] + β)/Z_a, α = 1 − before, β = before/K, Z_a = q_t(x | a), Q(x|y) the step's. With κ = α/β,
 //!          ρ = Z_a≠x/Z_a=x, g = ρ where x0 = x, else 1, and B = (1 − (1 − ρ)·p̂_x)/g, the ratios are q/p(y) = 1/t_y, t_y = κ·p̂_y/g + B, for
 //!          y ≠ x, x0, and (1 + κ)/t_x0 at x0 ≠ x. At y = x, where nearly all mass lies, p/q = 1 + d, and d, of the size of a step, has a
 //!          closed form without a difference: drift·(1 − p̂_x) where x0 = x, else drift·p̂_x. So no large numbers cancel, forth or back.
 //! Back     dz_j = p̂_j·Σ_y q(y | x, j)·(1 − q(y)/p(y)): of the size of a step as well.
 //! Limits   Where nothing was touched before, q is certain and the divergence is the cross-entropy: such rows have that alone.
-//! Saved    logits (shared), the terms, and of each row the log-sum-exp, B and what the sum over y comes to for j = x and for the others.
+//! Saved    logits (shared), the terms, and of each row the log-sum-exp, B, the gradient at x and what the sum over y comes to elsewhere.
 //! Cost     logits are read once forward (again from a cache); once backward, which writes their gradient. Rows of weight 0 are not read.
 //! Order    a row's sum runs in sixteen lanes; rows are added in f64 in order.
 //! Kernels  `kernels/posterior_kl.cu`.
@@ -40,7 +42,7 @@ pub struct PosteriorTerm {
 
 /// The weighted sum of the rows' divergences and cross-entropies, and each row's part of it.
 ///
-/// * `logits` — `[…, k]`, f32, k at least 2; a softmax makes them p(x0 = a | x_t)
+/// * `logits` — `[…, k]`, f32, k at least 2; ln p(x0 = a) as the other tokens tell it, but for a constant
 /// * `terms` — one for each row
 ///
 /// Returns `[1]`, f32, and the rows `[rows]` in nats, f64, both on the device of `logits`. The first is differentiable in `logits`.
@@ -128,17 +130,28 @@ struct Row {
 impl Row {
     fn new(term: &PosteriorTerm, k: usize) -> Row {
         let PosteriorTerm { x_t, x0, weight, auxiliary, touched: (before, here) } = *term;
-        let none = Row { x_t, x0, weight: 0.0, auxiliary: 0.0, kappa: 0.0, rho: 1.0, rest: 0.0, at_x: 1.0, drift: 0.0 };
-        if before == 0.0 {
-            return Row { auxiliary: (weight + auxiliary) as f32, ..none };
-        }
         let states = k as f64;
-        let (alpha, beta) = (1.0 - before, before / states);
         let (z_same, z_other) = (1.0 - here + here / states, here / states);
+        let rho = z_other / z_same;
+        let certain = Row {
+            x_t,
+            x0,
+            weight: 0.0,
+            auxiliary: (weight + auxiliary) as f32,
+            kappa: 0.0,
+            rho: rho as f32,
+            rest: 0.0,
+            at_x: 1.0,
+            drift: 0.0,
+        };
+        if before == 0.0 {
+            return certain;
+        }
+        let (alpha, beta) = (1.0 - before, before / states);
         // What a step touches of what nothing has touched before, and so the step's matrix.
         let leave = (here - before) / alpha;
         let (stay, hop) = (1.0 - leave + leave / states, leave / states);
-        let (rho, kappa) = (z_other / z_same, alpha / beta);
+        let kappa = alpha / beta;
         // q(y | x_t, a) of a y that is neither, for a ≠ x_t.
         let elsewhere = hop * beta / z_other;
         let is_same = x_t == x0;
@@ -152,11 +165,10 @@ impl Row {
             weight: weight as f32,
             auxiliary: auxiliary as f32,
             kappa: kappa as f32,
-            rho: rho as f32,
             rest: rest as f32,
             at_x: at_x as f32,
             drift: if is_same { -drift } else { drift } as f32,
-            ..none
+            ..certain
         }
     }
 }
@@ -164,7 +176,7 @@ impl Row {
 struct PosteriorKl {
     logits: Tensor,
     rows: Scratch<Row>,
-    /// `[rows, 4]`, f32: log-sum-exp, B, and Σ_y q(y | x_t, j)·(1 − q(y)/p(y)) of j = x_t and, without its own share of y = j, of the others.
+    /// `[rows, 4]`, f32: log-sum-exp, B, dL/dz of x_t, and of the other j Σ_y q(y | x_t, j)·(1 − q(y)/p(y)) without the own share of y = j.
     saved: Tensor,
 }
 
@@ -185,7 +197,7 @@ impl Node for PosteriorKl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discrete::{Head, Noise, Uniform, View, d3pm};
+    use crate::discrete::{Graph, Head, Noise, Uniform, View, d3pm};
 
     /// The op against D3PM's loss in f64, which sums posteriors of any graph.
     #[test]
@@ -197,9 +209,11 @@ mod tests {
                 for pair in 0..k * k {
                     let (x, x0) = ((pair / k) as u32, (pair % k) as u32);
                     let z: Vec<f32> = (0..k).map(|y| ((y * 7 + pair * 3) % 11) as f32 * 0.6 - 3.0).collect();
-                    let top = z.iter().fold(f64::MIN, |top, z| top.max(f64::from(*z)));
-                    let lse = top + z.iter().map(|z| (f64::from(*z) - top).exp()).sum::<f64>().ln();
-                    let values: Vec<f64> = z.iter().map(|z| f64::from(*z) - lse).collect();
+                    // p(a | x_t) ∝ e^z_a·q_t(x_t | a).
+                    let reach = |a: usize| graph.transition(x as usize, a, noise.sigma_bar(t)).ln();
+                    let joint: Vec<f64> = z.iter().enumerate().map(|(a, z)| f64::from(*z) + reach(a)).collect();
+                    let normaliser = joint.iter().map(|v| v.exp()).sum::<f64>().ln();
+                    let values: Vec<f64> = joint.iter().map(|v| v - normaliser).collect();
                     let view = View {
                         graph: &graph,
                         head: Head::LogClean,
