@@ -44,6 +44,9 @@ fn holes_stand_at_any_place_and_unknown_symbols_are_named() {
     let words = TextSet::from_bytes("sample", SAMPLE.as_bytes(), TokenizerKind::Words).unwrap();
     let holes = words.tokenizer().infill("the _ sat").unwrap();
     assert!(holes[0].is_some() && holes[1].is_none() && holes[2].is_some());
+    let lost = |tokenizer: &Tokenizer, text: &str| tokenizer.infill(text).unwrap_err().to_string();
+    assert!(lost(&Tokenizer::letters(), "agent 007 is _ é").contains("got '0', '7', 'é'; leave them out"));
+    assert!(lost(words.tokenizer(), "the xylophone _").contains("got 'xylophone'; leave them out"));
 }
 
 #[test]

@@ -195,11 +195,16 @@ impl Tokenizer {
             TokenizerKind::Words => {
                 let letters = letters_of(text, has_holes);
                 let word_of = |word: &'_ str| -> String {
-                    let is_kept = known.contains_key(word) || word.chars().all(is_hole);
+                    let is_kept = has_holes || known.contains_key(word);
                     if is_kept { word.to_string() } else { UNKNOWN.to_string() }
                 };
                 letters.split(' ').filter(|word| !word.is_empty()).for_each(|word| put(&word_of(word)));
             }
+        }
+        // Data may lose what the letters leave out, but not what someone wants kept between holes; marks and gaps are one space to both.
+        if has_holes && matches!(self.kind, TokenizerKind::Letters | TokenizerKind::Words) {
+            let lost = text.chars().filter(|c| c.is_alphanumeric() && !c.is_ascii_alphabetic());
+            unknown.extend(lost.map(String::from));
         }
         if unknown.is_empty() {
             return Ok(tokens);
