@@ -189,6 +189,13 @@ fn bad_texts_are_refused_in_a_sentence() {
         2,
         &["its bound by definition", "use --graph absorbing, or --loss d3pm"],
     );
+    refuse(
+        "g.txt",
+        book().as_bytes(),
+        &["--set", "token_noise=geometric"],
+        2,
+        &["masks every token", "--graph uniform"],
+    );
     refuse("e.txt", book().as_bytes(), &["--preset", "digits"], 2, &["--graph absorbing"]);
     refuse("f.txt", book().as_bytes(), &["--precision", "bf16"], 2, &["f32 alone"]);
     run(TRAIN, ["--data", "digits", "--loss", "dse", "--out", text(&out)]).refuses(2, &["add --graph absorbing"]);

@@ -46,6 +46,13 @@ impl TrainConfig {
         let kind = GraphKind::from_name(&self.graph)?;
         let graph = kind.build(symbols)?;
         let noise = Noise::from_name(&self.token_noise, graph.mask().is_some())?;
+        // A token that is not masked at t = 1 contradicts a prior of masks alone: the bound would be infinite.
+        if graph.mask().is_some() && noise.survival(1.0) > 0.0 {
+            let (name, graph) = (noise.name(), graph.name());
+            return Err(Error::Usage(format!(
+                "token_noise = \"{name}\": expected noise that masks every token by t = 1 on the {graph} graph; use log_linear or cosine, or --graph uniform"
+            )));
+        }
         let objective = self.objective()?;
         objective.check(&*graph)?;
         Ok(TokenScheduler { graph: kind, symbols, noise, head: objective.head() })
