@@ -27,12 +27,7 @@ extern "C" __global__ void __launch_bounds__(256)
     adamw_update(const u64* __restrict__ table, u32 rows, const float* __restrict__ loss, const double* __restrict__ norm, double clip, float keep,
                  float rate, float beta1, float beta2, float rest1, float rest2, float inverse_correction2, float adam_eps, float ema_rest) {
     __shared__ float shared_scale;
-    if (threadIdx.x == 0) {
-        const double n = norm[0];
-        const bool go = is_finite(loss[0]) && is_finite(n);
-        // NaN says that nothing is to be done.
-        shared_scale = go ? (n > clip ? (float)(clip / n) : 1.0f) : __int_as_float(0x7fffffff);
-    }
+    if (threadIdx.x == 0) shared_scale = clip_factor(loss, norm, clip);
     __syncthreads();
     const float scale = shared_scale;
     if (scale != scale) return;  // guard

@@ -13,13 +13,6 @@
 // Limits   tensors begin at multiples of 16 bytes, as the allocator makes them; the last up to three elements go one at a time.
 #include "sums.cuh"
 
-// clip's factor; NaN says that nothing is to be done.
-__device__ __forceinline__ float scale_of(const float* __restrict__ loss, const double* __restrict__ norm, double clip) {
-    const double n = norm[0];
-    if (!is_finite(loss[0]) || !is_finite(n)) return __int_as_float(0x7fffffff);
-    return n > clip ? (float)(clip / n) : 1.0f;
-}
-
 __device__ __forceinline__ u64 first_of_four() { return 4ull * ((u64)blockIdx.x * blockDim.x + threadIdx.x); }
 
 __device__ __forceinline__ float direction(float g, float& m, float beta, float rest) {
@@ -33,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(256)
     const u64 at = first_of_four();
     if (at >= count) return;  // guard
     const int n = count - at < 4 ? (int)(count - at) : 4;
-    const float scale = scale_of(loss, norm, clip);
+    const float scale = clip_factor(loss, norm, clip);
     float4 u = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (scale == scale) {
         const float4 g = load4(grad + at, n, true);

@@ -68,11 +68,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 extern "C" __global__ void __launch_bounds__(512) score_entropy_loss(const double* __restrict__ per_row, float* __restrict__ loss, u32 rows) {
-    __shared__ double warps[16];
-    double sum = 0.0;
-    for (u32 row = threadIdx.x; row < rows; row += 512) sum += per_row[row];
-    sum = block_sum(sum, warps);
-    if (threadIdx.x == 0) loss[0] = (float)sum;
+    sum_of_rows(per_row, loss, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

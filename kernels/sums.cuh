@@ -21,3 +21,19 @@ __device__ __forceinline__ double block_sum(double value, double* __restrict__ w
 }
 
 __device__ __forceinline__ bool is_finite(double v) { return fabs(v) < __longlong_as_double(0x7ff0000000000000ll); }
+
+// The sum of `rows` numbers by one block of 512 threads, into `out`.
+__device__ __forceinline__ void sum_of_rows(const double* __restrict__ per_row, float* __restrict__ out, u32 rows) {
+    __shared__ double warps[16];
+    double sum = 0.0;
+    for (u32 row = threadIdx.x; row < rows; row += 512) sum += per_row[row];
+    sum = block_sum(sum, warps);
+    if (threadIdx.x == 0) out[0] = (float)sum;
+}
+
+// What gradients are multiplied by so that their norm is at most `clip`; NaN, where loss or norm is not finite, says that nothing is to be done.
+__device__ __forceinline__ float clip_factor(const float* __restrict__ loss, const double* __restrict__ norm, double clip) {
+    const double n = norm[0];
+    if (!is_finite(loss[0]) || !is_finite(n)) return __int_as_float(0x7fffffff);
+    return n > clip ? (float)(clip / n) : 1.0f;
+}

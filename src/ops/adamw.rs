@@ -132,6 +132,7 @@ mod cpu {
     use super::{AdamW, AdamWEntry, Scalars};
     use crate::device::{DisjointMut, PARTS, for_each_part};
     use crate::error::Result;
+    use crate::ops::reduce::clip_factor;
     use crate::vectorise;
 
     pub(super) fn update<'a>(
@@ -141,10 +142,7 @@ mod cpu {
         norm: f64,
     ) -> Result<()> {
         const BLOCK: usize = 8192;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Ok(());
-        }
-        let scale = if norm > s.grad_clip { s.grad_clip / norm } else { 1.0 } as f32;
+        let Some(scale) = clip_factor(loss, norm, s.grad_clip) else { return Ok(()) };
         let k = Scalars::of(s);
         let mut entries = entries.peekable();
         while entries.peek().is_some() {

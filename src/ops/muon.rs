@@ -129,7 +129,7 @@ mod cpu {
     use super::{Muon, MuonEntry, SMALL, STEPS, is_long};
     use crate::device::{DisjointMut, Scratch, for_each_block};
     use crate::error::Result;
-    use crate::ops::grad_norm;
+    use crate::ops::reduce::{clip_factor, grad_norm};
     use crate::simd::gemm::{Matrix, multiply};
     use crate::tensor::{Dtype, Tensor};
     use crate::vectorise;
@@ -137,11 +137,8 @@ mod cpu {
     const BLOCK: usize = 8192;
 
     pub(super) fn update(entry: MuonEntry<'_>, sizes: [usize; 2], s: &Muon, loss: f32, norm: f64) -> Result<()> {
-        if !loss.is_finite() || !norm.is_finite() {
-            return Ok(());
-        }
         let mut x = Tensor::empty(entry.grad.shape(), Dtype::F32, entry.grad.device())?;
-        let scale = if norm > s.grad_clip { s.grad_clip / norm } else { 1.0 } as f32;
+        let Some(scale) = clip_factor(loss, norm, s.grad_clip) else { return Ok(()) };
         let (beta, rest) = (s.momentum as f32, (1.0 - s.momentum) as f32);
         direct(x.host_mut()?, entry.grad.host()?, entry.m.host_mut()?, [scale, beta, rest]);
         let size = grad_norm([&x])?.host::<f64>()?[0];

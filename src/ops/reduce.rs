@@ -34,6 +34,12 @@ pub fn grad_norm<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Te
     }
 }
 
+/// What gradients of that norm are multiplied by so that it is at most `clip`; nothing where loss or norm is not finite: then no weight moves.
+pub(super) fn clip_factor(loss: f32, norm: f64, clip: f64) -> Option<f32> {
+    let factor = if norm > clip { clip / norm } else { 1.0 };
+    (loss.is_finite() && norm.is_finite()).then_some(factor as f32)
+}
+
 mod cpu {
     use crate::device::{DisjointMut, PARTS, Scratch, for_each_part};
     use crate::error::Result;
