@@ -26,7 +26,7 @@ impl Target {
         std::iter::once(Target::Ptx).chain(PROCESSORS.map(Target::Cubin))
     }
 
-    fn architecture(self) -> String {
+    pub(crate) fn architecture(self) -> String {
         match self {
             Target::Ptx => PTX_TARGET.into(),
             Target::Cubin(processor) => format!("sm_{processor}"),
@@ -41,6 +41,9 @@ impl Target {
 
 /// An image on disk.
 pub(crate) struct Image {
+    /// The file's name without `.cu`.
+    #[allow(dead_code)] // read by tests/kernel_resources.rs
+    pub(crate) stem: String,
     #[allow(dead_code)] // read by tests/kernel_resources.rs
     pub(crate) target: Target,
     /// What the compiler had to say.
@@ -84,7 +87,7 @@ fn up_to_date(compiler: &Compiler, target: Target, stem: &str, source: &str, out
     let key = compiler.key(&target.architecture(), source);
     let is_current = path.is_file() && fs::read_to_string(&key_path).is_ok_and(|known| known == key);
     if let (true, Ok(log)) = (is_current, fs::read_to_string(&log_path)) {
-        return Ok(Image { target, log });
+        return Ok(Image { stem: stem.into(), target, log });
     }
     let compiled = compiler
         .compile(stem, source, &target.architecture())
@@ -96,7 +99,7 @@ fn up_to_date(compiler: &Compiler, target: Target, stem: &str, source: &str, out
     {
         fs::write(path, bytes).map_err(|reason| vec![format!("cannot write {}: {reason}", path.display())])?;
     }
-    Ok(Image { target, log: compiled.log })
+    Ok(Image { stem: stem.into(), target, log: compiled.log })
 }
 
 /// The PTX that the assembler refused.
