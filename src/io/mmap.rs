@@ -48,9 +48,10 @@ impl Bytes {
     pub fn release(&self, range: std::ops::Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = self {
-            // Whole pages inside the range: its neighbours may still be wanted.
-            const PAGE: usize = 64 << 10;
-            let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+            // All that the system brought in for it: a fault maps what stands around it too. A neighbour that is still wanted comes back by
+            // another fault, while one that was released before would else stay.
+            const AROUND: usize = 64 << 10;
+            let (start, end) = (range.start / AROUND * AROUND, range.end.next_multiple_of(AROUND).min(map.len()));
             if start < end {
                 // SAFETY: the map is of a file and read-only, so dropping its pages changes no byte that is read later. It is a wish.
                 let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
@@ -87,6 +88,37 @@ mod tests {
             bytes.release(5..len);
             assert!(bytes.as_slice() == want, "{len} bytes differ once released");
         }
+    }
+
+    /// KiB of the map of `path` that are in this process's memory.
+    #[cfg(target_os = "linux")]
+    fn resident(path: &Path) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let of_map = maps.lines().skip_while(|line| !line.contains(path.to_str().unwrap()));
+        let rss = of_map.map_while(|line| line.strip_prefix("Rss:").map_or(Some(None), |text| Some(Some(text))));
+        let kib = rss.flatten().next().unwrap().trim().trim_end_matches("kB");
+        kib.trim().parse().unwrap()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_was_read_and_released_leaves_memory_whatever_the_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.bin");
+        // Page by page: what is written at once may be mapped, and dropped, by 2 MiB at once.
+        let mut file = File::create(&path).unwrap();
+        (0..1024).for_each(|_| std::io::Write::write_all(&mut file, &[7; 4096]).unwrap());
+        let bytes = Bytes::open(&path).unwrap();
+        let sum = |range: std::ops::Range<usize>| bytes.as_slice()[range].iter().map(|b| u64::from(*b)).sum::<u64>();
+        assert_eq!(sum(0..4 << 20), 7 << 22);
+        assert!(resident(&path) >= 4 << 10, "{} KiB", resident(&path));
+        // Pieces that end in the middle of pages, as tensors do.
+        for start in (1000..4 << 20).step_by(250_000) {
+            let end = (start + 250_000).min(4 << 20);
+            assert_eq!(sum(start..end), 7 * (end - start) as u64);
+            bytes.release(start..end);
+        }
+        assert!(resident(&path) <= 64, "{} KiB are left", resident(&path));
     }
 
     #[test]
