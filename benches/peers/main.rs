@@ -1,7 +1,7 @@
 //! Our speed beside other frameworks', item by item in turn, in one run on one machine.
 //!
 //! `cargo bench --bench peers [-- ITEM…] [--rounds N] [--prepare | --table]`. An item is measured where its name contains one
-//! of the given texts, `conv` or `conv:eager` for one variant of the others; without any, all are. Python is `PYTHON` or `python3`, with torch and diffusers installed; candle takes part once
+//! of the given texts, `conv` or `conv:eager` for one variant of the others; without any, all are. Python is `PYTHON` or `python3`, with torch and diffusers installed; candle and burn take part once
 //! `benches/peers/rust` is built. Without a peer our times are printed alone.
 //!
 //! Each round times every side of an item for about a sixth of a second, ours first; the row has the median of the rounds. Before each round a
@@ -94,7 +94,8 @@ fn options(arguments: &[String]) -> Result<Options> {
 fn run(options: &Options) -> Result<()> {
     let models = models()?;
     let threads = rayon::current_num_threads();
-    let mut peers: Vec<Peer> = [Peer::python(&models, threads), Peer::rust(threads)].into_iter().flatten().collect();
+    let mut peers: Vec<Peer> =
+        [Peer::python(&models, threads), Peer::rust(&models, threads)].into_iter().flatten().collect();
     println!("machine: {}, {threads} threads; {}", common::machine(), cores::state());
     for peer in &mut peers {
         println!("beside: {}", peer.title());
@@ -155,12 +156,15 @@ fn measure(item: &Item, peers: &mut [Peer], options: &Options, record: &mut Reco
             times.push(work()?.as_secs_f64() * 1e3);
         }
         ours.push(median(&mut times));
+        free &= watch.was_quiet();
         for (side, &count) in sides.iter_mut().zip(&counts) {
+            let watch = cores::Watch::start();
             settle();
             let peer = &mut peers[side.peer];
             side.rounds.push(median(&mut peer.run(theirs, &side.variant, count, warm_ups(count))?));
+            // candle and burn start more threads than there are cores, which wait for each other.
+            free &= watch.was_quiet() || !peer.is_python();
         }
-        free &= watch.was_quiet();
     }
     free &= cores::are_free();
     if sides.is_empty() {

@@ -1,6 +1,7 @@
 //! Another framework in a process of its own, which answers a line for a line.
 
 use crate::items;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -43,16 +44,20 @@ impl Peer {
         Peer::start(&mut python_command(models, threads), true)
     }
 
-    /// candle, if its crate was built.
-    pub(crate) fn rust(threads: usize) -> Option<Peer> {
+    /// candle and burn, if their crate was built.
+    pub(crate) fn rust(models: &Path, threads: usize) -> Option<Peer> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/rust");
         let built = folder.join("target/release/rust-peers");
         let program = std::env::var_os("RUST_PEERS").map_or(built, PathBuf::from);
         if !program.is_file() {
-            println!("candle takes no part: cargo build --release --manifest-path benches/peers/rust/Cargo.toml");
+            println!(
+                "candle and burn take no part: cargo build --release --manifest-path benches/peers/rust/Cargo.toml"
+            );
             return None;
         }
-        Peer::start(Command::new(program).env("RAYON_NUM_THREADS", threads.to_string()), false)
+        let mut command = Command::new(program);
+        command.arg("--models").arg(models).env("RAYON_NUM_THREADS", threads.to_string());
+        Peer::start(&mut command, false)
     }
 
     fn start(command: &mut Command, is_python: bool) -> Option<Peer> {
@@ -92,6 +97,15 @@ impl Peer {
         self.offers.iter().filter(|(name, _)| name == item).map(|(_, variant)| variant.clone()).collect()
     }
 
+    /// The requests for an evaluation of a network, one for each framework.
+    fn checks(&self, preset: &str) -> Vec<String> {
+        if self.is_python {
+            return vec![format!("check {preset}")];
+        }
+        let frameworks: BTreeSet<&str> = self.offers.iter().map(|(_, variant)| variant.as_str()).collect();
+        frameworks.into_iter().map(|framework| format!("check {preset}:{framework}")).collect()
+    }
+
     /// Milliseconds of `count` runs, after `warm` that do not count.
     pub(crate) fn run(&mut self, item: &str, variant: &str, count: usize, warm: usize) -> Result<Vec<f64>> {
         let reply = self.ask(&format!("run {item}:{variant} {count} {warm}"))?;
@@ -129,18 +143,17 @@ fn odd(reply: &str) -> Error {
 
 /// Refuses to compare the times of networks that do not compute the same.
 pub(crate) fn compare_networks(peer: &mut Peer, models: &Path) -> Result<()> {
-    if !peer.is_python {
-        return Ok(());
-    }
-    for preset in items::PRESETS {
+    let of = |preset| peer.checks(preset).into_iter().map(move |request| (preset, request));
+    let requests: Vec<(&str, String)> = items::PRESETS.into_iter().flat_map(of).collect();
+    for (preset, request) in requests {
         let ours = items::first_row(&models.join(preset))?;
-        let reply = peer.ask(&format!("check {preset}"))?;
+        let reply = peer.ask(&request)?;
         let theirs: Vec<f32> = reply.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let most = ours.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
         // Sums of some thousand terms in f32 and in another order, through some forty layers.
         let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * most;
         if ours.len() != theirs.len() || !ours.iter().zip(&theirs).all(is_close) {
-            return Err(Error::NonFinite(format!("network {preset}: ours gives {ours:?}, theirs {theirs:?}")));
+            return Err(Error::NonFinite(format!("{request}: ours gives {ours:?}, theirs {theirs:?}")));
         }
     }
     Ok(())

@@ -147,7 +147,8 @@ pub(crate) fn print_table() -> Result<()> {
             items.push(row.text(ITEM));
         }
     }
-    println!("| item | ours | PyTorch eager / compiled / bf16 | best f32 / ours | candle |\n|---|---|---|---|---|");
+    println!("| item | ours | PyTorch eager / compiled / bf16 | best f32 / ours | candle / burn | better / ours |");
+    println!("|---|---|---|---|---|---|");
     for item in items {
         let newest = |names: &[&str]| {
             let is_one = |row: &&Stored| row.text(ITEM) == item && names.contains(&row.text(VARIANT));
@@ -177,14 +178,18 @@ fn print_item<'a>(item: &str, newest: &dyn Fn(&[&str]) -> Option<&'a Stored>, ro
     let cell = |row: Option<&Stored>| row.map_or("–".into(), |row| number(row.number(THEIRS)));
     let (eager, compiled) = (best(&["eager", "foreach"]), best(&["compile", "compile_nchw"]));
     let f32_best = best(&["eager", "foreach", "compile", "compile_nchw"]);
-    let ratio = f32_best.map_or("–".into(), |row| format!("{:.2}", row.number(THEIRS) / row.number(OURS)));
+    let ratio =
+        |row: Option<&Stored>| row.map_or("–".into(), |row| format!("{:.2}", row.number(THEIRS) / row.number(OURS)));
     println!(
-        "| {item} | {} {} | {} / {} / {} | {ratio} | {} |",
+        "| {item} | {} {} | {} / {} / {} | {} | {} / {} | {} |",
         number(last.number(OURS)),
         last.text(UNIT),
         cell(eager),
         cell(compiled),
         cell(best(&["bf16"])),
+        ratio(f32_best),
         cell(best(&["candle"])),
+        cell(best(&["burn"])),
+        ratio(best(&["candle", "burn"])),
     );
 }

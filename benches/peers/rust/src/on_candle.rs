@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::optim::Optimizer;
 use candle_nn::{AdamW, GroupNorm, Module, ParamsAdamW, ops};
 
-fn text(error: candle_core::Error) -> String {
+pub fn text(error: candle_core::Error) -> String {
     error.to_string()
 }
 
@@ -22,11 +22,14 @@ fn var(shape: &[usize], scale: f32) -> Made<Var> {
 /// All of it on the CPU, each as (name, what makes it).
 pub fn items() -> Vec<Item> {
     vec![
-        ("conv_128_forward", || conv([16, 32, 128, 128, 1])),
-        ("conv_256_forward", || conv([16, 16, 256, 256, 1])),
-        ("conv_512_256_forward", || conv([16, 16, 512, 256, 1])),
-        ("conv_stride2_128_forward", || conv([16, 32, 128, 128, 2])),
-        ("conv_128_both_grads", || conv_backward([16, 32, 128, 128, 1])),
+        ("conv_128_forward", || conv([16, 32, 128, 128, 1], false)),
+        ("conv_256_forward", || conv([16, 16, 256, 256, 1], false)),
+        ("conv_512_256_forward", || conv([16, 16, 512, 256, 1], false)),
+        ("conv_stride2_128_forward", || conv([16, 32, 128, 128, 2], false)),
+        ("conv_128_both_grads", || conv([16, 32, 128, 128, 1], true)),
+        ("conv_256_both_grads", || conv([16, 16, 256, 256, 1], true)),
+        ("conv_512_256_both_grads", || conv([16, 16, 512, 256, 1], true)),
+        ("conv_stride2_128_both_grads", || conv([16, 32, 128, 128, 2], true)),
         ("attention_forward", || attention(false)),
         ("attention_backward", || attention(true)),
         ("linear_forward", || linear(false)),
@@ -51,15 +54,10 @@ fn pass(backward: bool, forward: impl Fn() -> candle_core::Result<Tensor> + 'sta
     }))
 }
 
-fn conv([n, size, c_in, c_out, stride]: [usize; 5]) -> Made<Run> {
-    let (x, w) = (normal(&[n, c_in, size, size], 1.0)?, normal(&[c_out, c_in, 3, 3], 0.03)?);
-    let bias = normal(&[1, c_out, 1, 1], 1.0)?;
-    pass(false, move || x.conv2d(&w, 1, stride, 1, 1)?.broadcast_add(&bias))
-}
-
-fn conv_backward([n, size, c_in, c_out, stride]: [usize; 5]) -> Made<Run> {
+fn conv([n, size, c_in, c_out, stride]: [usize; 5], backward: bool) -> Made<Run> {
     let (x, w) = (var(&[n, c_in, size, size], 1.0)?, var(&[c_out, c_in, 3, 3], 0.03)?);
-    pass(true, move || x.conv2d(&w, 1, stride, 1, 1))
+    let bias = var(&[1, c_out, 1, 1], 1.0)?;
+    pass(backward, move || x.conv2d(&w, 1, stride, 1, 1)?.broadcast_add(&bias))
 }
 
 fn attention(backward: bool) -> Made<Run> {
