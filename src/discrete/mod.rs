@@ -27,6 +27,8 @@ pub use network::NetworkScore;
 pub use noise::Noise;
 pub use objective::Objective;
 pub use oracle::{Enumeration, entropy};
-pub use sampler::{Rule, Sampled, Span, TokenSampler, TokenSamplerOptions, expected_share, sample_tokens};
+pub use sampler::{
+    Rule, Sampled, Span, TokenSampler, TokenSamplerOptions, expected_evaluations, expected_share, sample_tokens,
+};
 pub use score::{ConcreteScore, Head, Tokens, View, check_model};
 pub use transition::{AbsorbingTransition, MatrixTransition, Transition, UniformTransition};

@@ -2,8 +2,8 @@
 
 use super::engine::{Setting, Walk};
 use super::grid::{Span, clean_law, is_due};
-use crate::discrete::View;
 use crate::discrete::categorical::unit;
+use crate::discrete::{Noise, View};
 use crate::error::Result;
 use crate::rng::Address;
 
@@ -11,6 +11,14 @@ use crate::rng::Address;
 /// 1 − (1 − 1/steps)^length.
 pub fn expected_share(steps: usize, length: usize) -> f64 {
     -(length as f64 * (-1.0 / steps as f64).ln_1p()).exp_m1()
+}
+
+/// The expected number of evaluations of a cached sampler under any noise, for so many masked tokens: Σ over its steps of 1 − (1 − p)^tokens, where
+/// p is the share of the noise of t = 1 that a step takes, and the last one for what is left at t = 0.
+pub fn expected_evaluations(noise: Noise, steps: usize, tokens: usize) -> f64 {
+    let touched = |step: usize| noise.touched(1.0 - step as f64 / steps as f64) / noise.touched(1.0);
+    let taken = (0..steps).map(|step| touched(step) - touched(step + 1)).chain([touched(steps)]);
+    taken.map(|p| -(tokens as f64 * (-p).ln_1p()).exp_m1()).sum()
 }
 
 /// Ancestral sampling that asks the model only in steps that uncover a token: without the time, its answer is otherwise the last one.

@@ -8,7 +8,7 @@ mod masked;
 
 pub use engine::{Sampled, TokenSampler, TokenSamplerOptions, sample_tokens};
 pub use grid::{Rule, Span};
-pub use masked::expected_share;
+pub use masked::{expected_evaluations, expected_share};
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,23 @@ fn run<G: Graph>(
 }
 
 #[test]
+fn expected_evaluations_are_those_of_the_share_and_of_many_runs() {
+    for (steps, length) in [(16, 3), (256, 256), (1000, 128)] {
+        let (share, sum) = (expected_share(steps, length), expected_evaluations(MASKED, steps, length));
+        // Sums of some thousand doubles.
+        assert!((share * steps as f64 - sum).abs() < 1e-9 * sum, "{share} {sum}");
+    }
+    for noise in [Noise::Cosine { eps: 0.0 }, Noise::Geometric { min: 0.5, max: 20.0 }] {
+        let options = TokenSamplerOptions { steps: 8, batch: 64, ..Default::default() };
+        let found = run(TokenSampler::Cached, &masked_language(), noise, 4000, &options).evaluations;
+        let mean = found.iter().sum::<usize>() as f64 / found.len() as f64;
+        // A sequence has 1 to 3 evaluations: five standard errors of 4000 are below 0.08.
+        let want = expected_evaluations(noise, options.steps, 3);
+        assert!((mean - want).abs() < 0.08, "{noise:?}: {mean} {want}");
+    }
+}
+
+#[test]
 fn a_sequence_depends_on_its_seed_and_index_and_not_on_its_batch() {
     let masked = masked_language();
     let uniform = Enumeration::new(Uniform::new(3).unwrap(), 3, &law(), Head::LogRatios).unwrap();
