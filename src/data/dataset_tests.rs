@@ -92,11 +92,11 @@ fn unknown_names_and_missing_paths_say_what_is_known() {
     let text = |spec: &str| Dataset::load(spec, 0).unwrap_err().to_string();
     assert_eq!(
         text("digts"),
-        "data set \"digts\" is unknown; known: digits, flags, PATH of IDX images — did you mean \"digits\"?"
+        "data set \"digts\" is unknown; known: digits, flags, text, PATH of IDX images or of a text — did you mean \"digits\"?"
     );
     assert_eq!(
         text("none/here"),
-        "data set \"none/here\": expected a folder or file of IDX images, got a path that does not exist"
+        "data set \"none/here\": expected a folder or file of IDX images, or a file of text, got a path that does not exist"
     );
 }
 

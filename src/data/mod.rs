@@ -60,6 +60,12 @@ pub struct Dataset {
     levels: [f32; 256],
 }
 
+/// Whether `spec` can only be a path, and nothing is there.
+pub(crate) fn is_missing(spec: &str) -> bool {
+    let path = Path::new(spec);
+    (path.components().count() > 1 || path.extension().is_some()) && !path.exists()
+}
+
 impl Dataset {
     /// Opens a data set: the name of an embedded one (`digits`, `flags`), or the path of IDX files (see [`idx`]).
     ///
@@ -86,12 +92,13 @@ impl Dataset {
         if path.exists() {
             return idx_folder::load(path, split_seed);
         }
-        if path.components().count() > 1 || path.extension().is_some() {
+        if is_missing(spec) {
             return Err(Error::Usage(format!(
-                "data set \"{spec}\": expected a folder or file of IDX images, got a path that does not exist"
+                "data set \"{spec}\": expected a folder or file of IDX images, or a file of text, got a path that does not exist"
             )));
         }
-        let known: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).chain(["PATH of IDX images"]).collect();
+        let known: Vec<&str> =
+            EMBEDDED.iter().map(|(name, _)| *name).chain([EMBEDDED_TEXT, "PATH of IDX images or of a text"]).collect();
         Err(unknown_name("data set", spec, &known))
     }
 

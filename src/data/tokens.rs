@@ -28,6 +28,24 @@ impl TokenData {
         read.is_ok() && head != [0, 0] && head != [0x1f, 0x8b]
     }
 
+    /// What a text would lose on its way to tokens, as a sentence for whoever trains on it: letters that are not a to z.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read.
+    pub fn left_out(spec: &str, kind: TokenizerKind) -> Result<Option<String>> {
+        if kind != TokenizerKind::Letters || spec == super::EMBEDDED_TEXT || !TokenData::is_text(spec) {
+            return Ok(None);
+        }
+        let bytes = crate::io::Bytes::open(spec)?;
+        // What is no UTF-8 is refused where it is opened.
+        let text = String::from_utf8_lossy(bytes.as_slice());
+        let (all, kept) = super::text::count_letters(&text);
+        let (lost, share) = (all - kept, 100.0 * (all - kept) as f64 / all.max(1) as f64);
+        Ok((lost > 0).then(|| {
+            format!("{share:.2} % of the letters of \"{spec}\" are none of a to z and become spaces; --tokenizer characters keeps them")
+        }))
+    }
+
     /// Opens a text, or a data set of images.
     ///
     /// * `kind` — how a text becomes tokens
@@ -109,6 +127,10 @@ mod tests {
         assert!(
             !TokenData::is_text(&file("images", &[0, 0, 8, 3])) && !TokenData::is_text(&file("x.gz", &[0x1f, 0x8b]))
         );
+        let german = file("german.txt", "über alle".as_bytes());
+        let note = |kind| TokenData::left_out(&german, kind).unwrap();
+        assert!(note(TokenizerKind::Letters).unwrap().starts_with("12.50 % of the letters"));
+        assert_eq!((note(TokenizerKind::Characters), note(TokenizerKind::Words)), (None, None));
         assert!(!TokenData::is_text("digits") && !TokenData::is_text(folder.path().to_str().unwrap()));
     }
 

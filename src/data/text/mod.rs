@@ -2,6 +2,7 @@
 
 mod tokenizer;
 
+pub(super) use tokenizer::count_letters;
 pub use tokenizer::{MASK_SYMBOL, Tokenizer, TokenizerKind};
 
 use super::fingerprint::Fnv;
@@ -83,6 +84,12 @@ impl TextSet {
                     ));
                 }
             };
+            let (all, kept) = count_letters(text);
+            if kind == TokenizerKind::Letters && kept < all - kept {
+                return fail(format!(
+                    "expected letters a to z for the most part, got {kept} of {all} letters; take characters or words as tokens (--tokenizer characters)"
+                ));
+            }
             let text = tokenizer::normalised(text, kind);
             if text.is_empty() {
                 return fail("expected letters, got none".into());
@@ -94,13 +101,21 @@ impl TextSet {
                 Some(tokenizer) => tokenizer.clone(),
                 None => Tokenizer::of_text(train, &text, kind)?,
             };
-            let (train, held_out) = (tokenizer.encode(train)?, tokenizer.encode(held_out)?);
+            let encode = |part: &str| {
+                tokenizer
+                    .encode(part)
+                    .map_err(|e| Error::Usage(format!("text \"{name}\": {e}; the model knows no others")))
+            };
+            let (train, held_out) = (encode(train)?, encode(held_out)?);
             (tokenizer, train, held_out)
         };
         if let Some(at) = tokenizer.mask_in(&train).or_else(|| tokenizer.mask_in(&held_out).map(|at| train.len() + at))
         {
+            let before = train.iter().chain(&held_out).take(at);
+            let line = 1 + before.filter(|token| tokenizer.symbol(**token) == "\n").count();
             return fail(format!(
-                "expected no '{MASK_SYMBOL}', which stands for what is to be filled in, got one at token {at}; replace it in the file"
+                "expected no '{MASK_SYMBOL}', which stands for what is to be filled in, got one on line {line}; replace it in the file, or take \
+                 letters or words as tokens"
             ));
         }
         let train_len = train.len();

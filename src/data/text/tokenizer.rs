@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, unknown_name};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use unicode_segmentation::UnicodeSegmentation;
 
 /// What stands for a token that is to be filled in, and for a masked one where text is shown.
 pub const MASK_SYMBOL: char = '_';
@@ -19,11 +20,13 @@ const MAX_WORDS: usize = 4096;
 pub enum TokenizerKind {
     /// A token a byte, 256 symbols.
     Bytes,
-    /// A token a character; the symbols are those of the text, in the order of their code points.
+    /// A token a character; the symbols are those of the text, in the order of their code points. Lines end with `\n`, whatever they do in
+    /// the file, and a byte-order mark at its beginning is left out.
     Characters,
     /// 27 symbols: a to z after lower-casing, and a space for each run of anything else (as in text8).
     Letters,
-    /// A token a word of [`TokenizerKind::Letters`]: the 4096 most frequent of the training part, and one symbol for all others.
+    /// A token a word, as Unicode's annex 29 finds them in any language, lower-cased and without the marks between them: the 4096 most
+    /// frequent of the training part, and one symbol for all others.
     Words,
 }
 
@@ -45,6 +48,15 @@ impl TokenizerKind {
     pub fn name(self) -> &'static str {
         TokenizerKind::NAMES[self as usize]
     }
+
+    /// What bits are counted for.
+    pub fn unit(self) -> &'static str {
+        match self {
+            TokenizerKind::Bytes => "bits/byte",
+            TokenizerKind::Characters | TokenizerKind::Letters => "bits/character",
+            TokenizerKind::Words => "bits/word",
+        }
+    }
 }
 
 /// Lower-case letters, and one space for each run of anything else; [`MASK_SYMBOL`] stays if it is to.
@@ -60,12 +72,27 @@ fn letters_of(text: &str, keeps_mask: bool) -> String {
     letters
 }
 
+/// How many letters a text has, and how many of them [`TokenizerKind::Letters`] keeps.
+pub(in crate::data) fn count_letters(text: &str) -> (usize, usize) {
+    let letters = text.chars().filter(|c| c.is_alphabetic());
+    letters.fold((0, 0), |(all, kept), c| (all + 1, kept + usize::from(c.is_ascii())))
+}
+
+/// Lower-cased words without what stands between them; runs of [`MASK_SYMBOL`] too if they are to stay.
+fn words_of(text: &str, keeps_mask: bool) -> Vec<String> {
+    let is_word =
+        |part: &&str| part.chars().any(char::is_alphanumeric) || (keeps_mask && part.chars().all(|c| c == MASK_SYMBOL));
+    text.split_word_bounds().filter(is_word).map(str::to_lowercase).collect()
+}
+
 /// The text that a tokeniser of this kind sees.
 pub(super) fn normalised(text: &str, kind: TokenizerKind) -> String {
     match kind {
-        TokenizerKind::Bytes | TokenizerKind::Characters => text.to_string(),
+        TokenizerKind::Bytes => text.to_string(),
+        TokenizerKind::Characters => text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n"),
         // A text has no space before its first letter, nor after its last.
-        TokenizerKind::Letters | TokenizerKind::Words => letters_of(text, false).trim().to_string(),
+        TokenizerKind::Letters => letters_of(text, false).trim().to_string(),
+        TokenizerKind::Words => words_of(text, false).join(" "),
     }
 }
 
@@ -193,16 +220,13 @@ impl Tokenizer {
                 letters_of(text, has_holes).chars().for_each(|c| put(c.encode_utf8(&mut buffer)));
             }
             TokenizerKind::Words => {
-                let letters = letters_of(text, has_holes);
-                let word_of = |word: &'_ str| -> String {
-                    let is_kept = has_holes || known.contains_key(word);
-                    if is_kept { word.to_string() } else { UNKNOWN.to_string() }
-                };
-                letters.split(' ').filter(|word| !word.is_empty()).for_each(|word| put(&word_of(word)));
+                let is_kept = |word: &str| has_holes || known.contains_key(word);
+                let word_of = |word| if is_kept(word) { word } else { UNKNOWN };
+                words_of(text, has_holes).iter().for_each(|word| put(word_of(word)));
             }
         }
-        // Data may lose what the letters leave out, but not what someone wants kept between holes; marks and gaps are one space to both.
-        if has_holes && matches!(self.kind, TokenizerKind::Letters | TokenizerKind::Words) {
+        // Data may lose what the letters leave out, but not what someone wants kept between holes; marks and gaps are one space.
+        if has_holes && self.kind == TokenizerKind::Letters {
             let lost = text.chars().filter(|c| c.is_alphanumeric() && !c.is_ascii_alphabetic());
             unknown.extend(lost.map(String::from));
         }
@@ -216,19 +240,23 @@ impl Tokenizer {
     fn unknown(&self, symbols: &[&str]) -> Error {
         let list: Vec<String> = symbols.iter().map(|symbol| format!("'{}'", symbol.escape_debug())).collect();
         let (kind, count) = (self.kind.name(), self.symbols());
-        Error::Usage(format!(
-            "text: expected symbols of the vocabulary ({kind}, {count} symbols), got {}; leave them out",
-            list.join(", ")
-        ))
+        Error::Usage(format!("expected symbols of the vocabulary ({kind}, {count} symbols), got {}", list.join(", ")))
+    }
+
+    /// What a file of these tokens holds: [`Tokenizer::decode`], but for bytes, which are written as they are.
+    pub fn to_bytes(&self, tokens: &[u32]) -> Vec<u8> {
+        match self.kind {
+            TokenizerKind::Bytes => {
+                tokens.iter().map(|token| u8::try_from(*token).unwrap_or(MASK_SYMBOL as u8)).collect()
+            }
+            _ => self.decode(tokens).into_bytes(),
+        }
     }
 
     /// Text of tokens; a mask shows as [`MASK_SYMBOL`], and bytes that are no UTF-8 as U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
         match self.kind {
-            TokenizerKind::Bytes => {
-                let byte = |token: &u32| u8::try_from(*token).unwrap_or(MASK_SYMBOL as u8);
-                String::from_utf8_lossy(&tokens.iter().map(byte).collect::<Vec<u8>>()).into_owned()
-            }
+            TokenizerKind::Bytes => String::from_utf8_lossy(&self.to_bytes(tokens)).into_owned(),
             TokenizerKind::Words => tokens.iter().map(|token| self.symbol(*token)).collect::<Vec<String>>().join(" "),
             _ => tokens.iter().map(|token| self.symbol(*token)).collect(),
         }
