@@ -6,6 +6,7 @@ mod optimizer;
 mod presets;
 mod tables;
 mod tokens;
+mod unread;
 
 pub use classifier::{CLASSIFIER, TASKS};
 pub use presets::{DIGITS_TOKENS, PRESETS, TEXT};
@@ -266,6 +267,7 @@ impl TrainConfig {
             let layer = layer.map_err(|e| Error::Usage(format!("--config {}: {e}", path.display())))?;
             lay(&mut table, layer, &format!("--config {}", path.display()))?;
         }
+        let mut asked: Vec<String> = flags.keys().cloned().collect();
         for text in set {
             let Some((key, value)) = text.split_once('=') else {
                 return Err(Error::Usage(format!("--set {text}: expected key=value, for example --set dropout=0.1")));
@@ -274,11 +276,14 @@ impl TrainConfig {
             let value = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
             let value = value.unwrap_or_else(|| Value::String(text[key.len() + 1..].to_string()));
             lay(&mut table, Table::from_iter([(key.trim().to_string(), value)]), "--set")?;
+            asked.push(key.trim().to_string());
         }
         lay(&mut table, flags, "flags")?;
         let config: TrainConfig =
             // The setting's name stands on a line of its own.
             table.try_into().map_err(|e| Error::Usage(format!("settings: {}", e.to_string().trim().replace('\n', " "))))?;
+        // A file may hold all settings, those of other runs too; what was asked for by name is to have a meaning.
+        config.check_asked(asked.iter().map(String::as_str))?;
         config.validate()?;
         Ok(config)
     }

@@ -141,8 +141,8 @@ fn classifiers_that_do_not_fit_are_refused_and_nothing_is_written() {
     }
     run(SAMPLE, ["--model", own, "--out", text(&out)])
         .refuses(1, &["is a classifier of noisy images, which draws nothing"]);
-    run(EVAL, ["--model", own, "--metric", "bpd"]).refuses(2, &["has --metric accuracy alone"]);
-    run(EVAL, ["--model", text(model()), "--metric", "accuracy"]).refuses(2, &["is no classifier"]);
+    run(EVAL, ["--model", own, "--metric", "bpd"]).refuses(2, &["a classifier; use --metric accuracy"]);
+    run(EVAL, ["--model", text(model()), "--metric", "accuracy"]).refuses(2, &["a model of images; use --metric loss"]);
     let target = folder.path().join("run");
     let train = |more: &[&str]| run(TRAIN, tiny_args(&target, more));
     train(&["--task", "clasifier"]).refuses(2, &["did you mean \"classifier\""]);

@@ -63,7 +63,8 @@ fn of_digits() -> &'static Path {
 }
 
 fn sample(model: &Path, more: &[&str]) -> String {
-    succeed(SAMPLE, ["--model", text(model), "--steps", "12"].iter().chain(more)).stdout
+    let steps: &[&str] = if more.contains(&"gillespie") { &[] } else { &["--steps", "12"] };
+    succeed(SAMPLE, ["--model", text(model)].iter().chain(steps).chain(more)).stdout
 }
 
 #[test]
@@ -160,6 +161,19 @@ fn images_as_tokens_are_drawn_and_measured_beside_those_of_numbers() {
     let bits = succeed(EVAL, args).json()["bpd"].clone();
     // log2 17 = 4.09 bits is the uniform code.
     assert!(bits["mean"].as_f64().unwrap() > 1.0 && bits["symbols"] == 17 && bits["length"] == 64, "{bits}");
+    assert_eq!(bits["unit"], "bits/dim");
+    // Both kinds of model in one call, on the same images.
+    let both = ["--model", text(model()), "--model", text(of_digits()), "--count", "6", "--draws", "2"];
+    let shown = succeed(EVAL, both).stdout;
+    let table = shown.split("bpd side by side").nth(1).unwrap();
+    assert!(table.starts_with(", bits/dim, on digits (17 levels, 6 held-out images):"), "{shown}");
+    assert!(
+        table.contains("continuous, ddpm, epsilon; chain of") && table.contains("discrete, absorbing graph, mdlm"),
+        "{shown}"
+    );
+    let json = succeed(EVAL, both.iter().chain(&["--json"])).json();
+    assert_eq!(json["models"][1]["bpd"]["mean"], bits["mean"]);
+    assert!(json["models"][0]["bpd"]["total"]["mean"].as_f64().unwrap() > 0.0, "{json}");
 }
 
 #[test]
@@ -178,6 +192,9 @@ fn bad_texts_are_refused_in_a_sentence() {
     refuse("latin1.txt", b"caf\xe9 au lait", &["--tokenizer", "characters"], 1, &["byte 0xe9 at offset 3"]);
     let masked = book() + "fill ___ in";
     refuse("masked.txt", masked.as_bytes(), &["--tokenizer", "characters"], 1, &["expected no '_'"]);
+    refuse("greek.txt", "\u{3b1}\u{3b2} ".repeat(99).as_bytes(), &[], 1, &["letters a to z", "characters or words"]);
+    refuse("class.txt", book().as_bytes(), &["--task", "classifier"], 2, &["expected images with classes, got a text"]);
+    refuse("zero.txt", book().as_bytes(), &["--length", "0"], 2, &["--length 0: expected at least 1"]);
     refuse("one.txt", &[b'a'; 400], &["--tokenizer", "characters"], 1, &["2 different symbols, got 1"]);
     refuse("a.txt", book().as_bytes(), &["--tokenizer", "letter"], 2, &["did you mean \"letters\"?"]);
     refuse("b.txt", book().as_bytes(), &["--graph", "absorb"], 2, &["did you mean \"absorbing\"?"]);
@@ -198,6 +215,12 @@ fn bad_texts_are_refused_in_a_sentence() {
     );
     refuse("e.txt", book().as_bytes(), &["--preset", "digits"], 2, &["--graph absorbing"]);
     refuse("f.txt", book().as_bytes(), &["--precision", "bf16"], 2, &["f32 alone"]);
+    refuse("w.txt", book().as_bytes(), &["--weight", "snr"], 2, &["weight: has no meaning for a run on tokens"]);
+    let images = ["--data", "digits", "--tokenizer", "words", "--out", text(&out)];
+    run(TRAIN, images).refuses(2, &["tokenizer: has no meaning for images as numbers"]);
+    let missing = folder.path().join("no.txt");
+    run(TRAIN, ["--data", text(&missing), "--tokenizer", "words", "--out", text(&out)])
+        .refuses(2, &["a file of text", "does not exist"]);
     run(TRAIN, ["--data", "digits", "--loss", "dse", "--out", text(&out)]).refuses(2, &["add --graph absorbing"]);
     let both = ["--task", "classifier", "--graph", "absorbing", "--out", text(&out)];
     run(TRAIN, both).refuses(2, &["--task classifier"]);
@@ -213,25 +236,40 @@ fn flags_and_holes_that_do_not_fit_the_model_are_refused_in_a_sentence() {
     refuse(of_text(), &["--infill", &"_".repeat(33)], &["expected 1 to 32 tokens", "got 33"]);
     refuse(of_text(), &["--length", "0"], &["expected 1 to 32 tokens"]);
     refuse(of_text(), &["--graph", "uniform"], &["trained on the absorbing graph"]);
-    refuse(of_text(), &["--sampler", "ddim"], &["sampler \"ddim\" is unknown"]);
+    refuse(of_text(), &["--sampler", "ddim"], &["draws images", "tau_leaping, analytic"]);
+    refuse(of_text(), &["--sampler", "cache"], &["did you mean \"cached\"?"]);
+    refuse(of_text(), &["--sampler", "gillespie", "--steps", "9"], &["--steps: gillespie has none"]);
+    refuse(of_text(), &["--infill", ""], &["--infill: expected 1 to 32 tokens", "got 0"]);
     refuse(of_text(), &["--eta", "1"], &["--eta: has no meaning for a model of tokens"]);
     refuse(of_text(), &["--class", "3"], &["--class: has no meaning for a model of tokens"]);
     refuse(of_text(), &["--out", "x.png"], &["expected a name ending in .txt"]);
     refuse(of_text(), &["--steps", "0"], &["at least 1"]);
     refuse(of_digits(), &["--infill", "_"], &["whose tokens are pixels"]);
+    refuse(of_digits(), &["--length", "9"], &["--length: the model's tokens are pixels"]);
+    refuse(model(), &["--sampler", "cached"], &["draws tokens"]);
     refuse(of_digits(), &["--out", "x.txt"], &["expected a name ending in .png"]);
     refuse(model(), &["--infill", "_"], &["--infill: has no meaning for a model of images"]);
+    let missing = Path::new("no/such/model");
+    run(SAMPLE, ["--model", text(missing), "--infill", "_"]).refuses(1, &["no/such/model", "does not exist"]);
     let refuse = |model: &Path, more: &[&str], code: i32, parts: &[&str]| {
         run(EVAL, ["--model", text(model)].iter().chain(more)).refuses(code, parts);
     };
+    refuse(model(), &["--data", "text"], 2, &["--data text: expected images, got a text"]);
+    refuse(of_text(), &["--count", "1"], 2, &["--count 1: expected at least 2"]);
+    refuse(of_text(), &["--model", text(model())], 2, &["a metric in common", "has bpc;", "has loss, bpd, ode-bpd"]);
+    refuse(of_digits(), &["--model", text(model()), "--metric", "loss"], 2, &["use --metric bpd"]);
     refuse(of_text(), &["--metric", "loss"], 2, &["use --metric bpc"]);
     refuse(of_text(), &["--metric", "bpd"], 2, &["use --metric bpc"]);
     refuse(of_digits(), &["--metric", "bpc"], 2, &["use --metric bpd"]);
-    refuse(model(), &["--metric", "bpc"], 2, &["use --metric bpd"]);
+    refuse(model(), &["--metric", "bpc"], 2, &["a model of images; use --metric loss, bpd, ode-bpd"]);
     refuse(of_text(), &["--data", "digits"], 2, &["--data digits"]);
     refuse(of_text(), &["--data", "text"], 2, &["symbols of the vocabulary"]);
     refuse(of_digits(), &["--data", "text"], 2, &["expected images, got a text"]);
     refuse(of_text(), &["--vlb-steps", "4"], 2, &["--vlb-steps: has no meaning for a model of tokens"]);
+    refuse(of_text(), &["--precision", "bf16"], 2, &["f32 alone"]);
+    refuse(of_text(), &["--model", text(of_digits()), "--vlb-steps", "4"], 2, &["--vlb-steps: has no meaning"]);
+    refuse(model(), &["--model", text(of_digits()), "--plot", "x.png"], 2, &["--plot: writes one file"]);
+    refuse(missing, &["--metric", "bpc"], 1, &["no/such/model", "does not exist"]);
 }
 
 #[test]

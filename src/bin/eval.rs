@@ -7,7 +7,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tweedie::data::Dataset;
+use tweedie::cli::{self, Standing};
+use tweedie::data::{Dataset, TokenData};
 use tweedie::device::Device;
 use tweedie::error::unknown_name;
 use tweedie::eval::{LossOptions, denoising_loss};
@@ -15,7 +16,8 @@ use tweedie::io::ModelFolder;
 use tweedie::nn::Precision;
 use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
 use tweedie::pipeline::{ClassifierPipeline, Pipeline};
-use tweedie::{Error, Result, cli};
+use tweedie::process::ProcessConfig;
+use tweedie::{Error, Result};
 
 /// Measure a model, or run its network once on given input.
 #[derive(Parser)]
@@ -25,20 +27,22 @@ use tweedie::{Error, Result, cli};
   eval --model runs/digits --metric loss
   eval --model runs/digits --metric loss --weights raw --count 100 --json
   eval --model runs/digits --metric bpd --metric ode-bpd --count 60
+  eval --model runs/digits-likelihood --model runs/digits-tokens --metric bpd
   eval --model runs/digits-classifier --metric accuracy
   eval --model runs/text --metric bpc
   eval --model runs/digits --forward in.safetensors --out out.safetensors"
 )]
 struct Args {
-    /// Model folder, as train or diffusers writes it
-    #[arg(long)]
-    model: PathBuf,
+    /// Model folder, as train or diffusers writes it; several stand side by side
+    #[arg(long, required = true)]
+    model: Vec<PathBuf>,
     /// Data set [default: the one the model was trained on]
     #[arg(long)]
     data: Option<String>,
     /// What to measure on held-out images: loss (mean eps-loss), bpd (variational bound in bits/dim, split in L_T, L_{t-1} and L_0), ode-bpd
-    /// (density of the probability-flow ODE in bits/dim, of dequantised images); of tokens, bpc (bound in bits per token of held-out text)
-    /// or bpd (of images); of a classifier, accuracy by noise level; may be repeated [default: loss, bpc or bpd, or accuracy]
+    /// (density of the probability-flow ODE in bits/dim, of dequantised images); of tokens, bpc (bound in bits per character of held-out text,
+    /// or per byte or word of the model's tokens) or bpd (of images); of a classifier, accuracy by noise level; may be repeated [default: loss,
+    /// bpc or bpd, or accuracy; bpd beside a model of another kind]
     #[arg(long)]
     metric: Vec<String>,
     /// Run the network once: x [n,h,w,c], t [n], optional class_labels [n]; writes net_out [n,h,w,c]
@@ -47,7 +51,7 @@ struct Args {
     /// Where --forward writes
     #[arg(long, value_name = "OUT.safetensors", requires = "forward")]
     out: Option<PathBuf>,
-    /// Held-out images to measure on [default: all]
+    /// Held-out images, or sequences of a text, to measure on [default: all]
     #[arg(long)]
     count: Option<usize>,
     /// ema (the moving average) or raw
@@ -88,19 +92,8 @@ fn main() -> ExitCode {
     cli::exit(cli::with_threads(args.threads, || run(&args, &matches)))
 }
 
-/// The bound of a model of tokens.
-fn run_tokens(args: &Args, device: Device) -> Result<()> {
-    let pipeline = cli::load_tokens(&args.model, cli::weights_flag(&args.weights)?, None, device)?;
-    let (draws, seed) = (args.likelihood.draws, args.seed);
-    let (metric, data, value, text) =
-        cli::token_bits(&pipeline, (&args.metric, args.data.as_deref()), (args.count, draws, seed))?;
-    if args.json {
-        cli::print_line(&json!({ "model": args.model, "data": data, metric: value }).to_string());
-    } else {
-        println!("{text}");
-    }
-    Ok(())
-}
+/// One model's numbers, printed as they come: for JSON, and for the table.
+type Measured = (Map<String, Value>, Vec<Standing>);
 
 fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let precision = Precision::from_name(&args.precision)?;
@@ -112,112 +105,188 @@ fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     if let Some(name) = args.metric.iter().find(|m| !METRICS.contains(&m.as_str())) {
         return Err(unknown_name("metric", name, &METRICS));
     }
-    let has_tokens = cli::has_tokens(&args.model);
-    cli::check_kind(matches, &OF_TOKENS, has_tokens)?;
-    if has_tokens {
-        return run_tokens(args, device);
+    let kinds: Vec<bool> = args.model.iter().map(|model| cli::has_tokens(model)).collect::<Result<_>>()?;
+    // A flag must mean something to one of them.
+    let mut checks = kinds.iter().map(|has_tokens| cli::check_kind(matches, &OF_TOKENS, *has_tokens));
+    if !checks.clone().any(|check| check.is_ok()) {
+        checks.next().transpose()?;
     }
-    if args.metric.iter().any(|m| m == "bpc") {
-        return Err(Error::Usage("--metric bpc: has no meaning for a model of images; use --metric bpd".into()));
+    let is_one = kinds.len() == 1;
+    for (flag, given) in [("--forward", args.forward.is_some()), ("--plot", args.likelihood.plot.is_some())] {
+        if given && !is_one {
+            return Err(Error::Usage(format!("{flag}: writes one file; name one --model with it")));
+        }
     }
-    let weights = cli::weights_flag(&args.weights)?;
-    if ModelFolder::new(&args.model).is_classifier()? {
-        return measure_classifier(args, device, precision);
+    let metrics = cli::metrics_of_all(&args.model, &args.metric)?;
+    let (mut maps, mut standings) = (Vec::new(), Vec::new());
+    for (model, has_tokens) in args.model.iter().zip(kinds) {
+        if !is_one && !args.json {
+            println!("{}:", model.display());
+        }
+        let one = One { args, model, metrics: &metrics, device, precision };
+        let (map, mut own) = if has_tokens { one.tokens() } else { one.images() }?;
+        maps.push(Value::Object(map));
+        standings.append(&mut own);
     }
-    if args.metric.iter().any(|m| m == ACCURACY) {
-        return Err(Error::Usage(format!(
-            "--metric accuracy: \"{}\" is no classifier; train one with train --task classifier",
-            args.model.display()
-        )));
-    }
-    let pipeline = Pipeline::load_weights(&args.model, weights)?.to_device(device)?.with_precision(precision);
-    match (&args.forward, &args.out) {
-        (Some(input), Some(output)) => forward(&pipeline, input, output),
-        _ => measure(args, &pipeline),
-    }
-}
-
-fn measure_classifier(args: &Args, device: Device, precision: Precision) -> Result<()> {
-    if let Some(name) = args.metric.iter().find(|m| *m != ACCURACY) {
-        return Err(Error::Usage(format!(
-            "--metric {name}: the model is a classifier; it has --metric accuracy alone"
-        )));
-    }
-    if args.forward.is_some() {
-        return Err(Error::Usage("--forward: the model is a classifier; name a diffusion model".into()));
-    }
-    let weights = cli::weights_flag(&args.weights)?;
-    let classifier = ClassifierPipeline::load(&args.model, weights)?.to_device(device)?.with_precision(precision);
-    let own = classifier.description();
-    let spec = args.data.clone().unwrap_or_else(|| own.data.clone());
-    let data = Dataset::load(&spec, own.split_seed)?;
-    if data.shape() != own.image_shape {
-        let (d, m) = (data.shape(), own.image_shape);
-        return Err(Error::Usage(format!(
-            "--data {spec}: images of {d:?}, the classifier wants {m:?} (height, width, channels)"
-        )));
-    }
-    let (report, text) =
-        cli::accuracy(&classifier, &data, (args.count, args.seed), args.likelihood.plot.as_deref(), &args.model)?;
-    match args.json {
-        true => cli::print_line(&json!({ "model": args.model, "data": spec, "accuracy": report }).to_string()),
-        false => cli::print_line(&text),
+    match (args.json, is_one) {
+        (false, _) => print!("{}", cli::side_by_side(&standings)),
+        // Empty after --forward.
+        (true, true) if maps[0].as_object().is_some_and(Map::is_empty) => {}
+        (true, true) => cli::print_line(&maps.remove(0).to_string()),
+        (true, false) => cli::print_line(&json!({ "models": maps }).to_string()),
     }
     Ok(())
+}
+
+/// One model, and what is asked of it.
+struct One<'a> {
+    args: &'a Args,
+    model: &'a Path,
+    metrics: &'a [String],
+    device: Device,
+    precision: Precision,
+}
+
+impl One<'_> {
+    /// The bound of a model of tokens.
+    fn tokens(&self) -> Result<Measured> {
+        let args = self.args;
+        if self.precision != Precision::F32 {
+            return Err(Error::Usage(format!("--precision {}: the transformer computes in f32 alone", args.precision)));
+        }
+        let pipeline = cli::load_tokens(self.model, cli::weights_flag(&args.weights)?, None, self.device)?;
+        let (draws, seed) = (args.likelihood.draws, args.seed);
+        let (value, text, mut standing) = cli::token_bits(&pipeline, args.data.as_deref(), (args.count, draws, seed))?;
+        if !args.json {
+            println!("{text}");
+        }
+        standing.model = self.model.to_path_buf();
+        let mut map = self.map(&standing.on_data);
+        map.insert(standing.metric.into(), value);
+        Ok((map, vec![standing]))
+    }
+
+    fn map(&self, data: &str) -> Map<String, Value> {
+        Map::from_iter([("model".to_string(), json!(self.model)), ("data".to_string(), json!(data))])
+    }
+
+    fn images(&self) -> Result<Measured> {
+        let weights = cli::weights_flag(&self.args.weights)?;
+        if ModelFolder::new(self.model).is_classifier()? {
+            return self.classifier();
+        }
+        let pipeline = Pipeline::load_weights(self.model, weights)?.to_device(self.device)?;
+        let pipeline = pipeline.with_precision(self.precision);
+        match (&self.args.forward, &self.args.out) {
+            (Some(input), Some(output)) => forward(&pipeline, input, output).map(|()| (Map::new(), Vec::new())),
+            _ => self.diffusion(&pipeline),
+        }
+    }
+
+    fn classifier(&self) -> Result<Measured> {
+        let args = self.args;
+        if args.forward.is_some() {
+            return Err(Error::Usage("--forward: the model is a classifier; name a diffusion model".into()));
+        }
+        let weights = cli::weights_flag(&args.weights)?;
+        let classifier = ClassifierPipeline::load(self.model, weights)?.to_device(self.device)?;
+        let classifier = classifier.with_precision(self.precision);
+        let own = classifier.description();
+        let spec = args.data.clone().unwrap_or_else(|| own.data.clone());
+        let data = self.data(&spec, own.split_seed, own.image_shape)?;
+        let plot = args.likelihood.plot.as_deref();
+        let (report, text) = cli::accuracy(&classifier, &data, (args.count, args.seed), plot, self.model)?;
+        if !args.json {
+            cli::print_line(&text);
+        }
+        let mut map = self.map(&spec);
+        // At most: as if an image were told at all levels or at none.
+        let value = (report.accuracy, (report.accuracy * (1.0 - report.accuracy) / report.images as f64).sqrt());
+        let standing = self.standing(ACCURACY, "", value, (&data, report.images), "classifier".into());
+        map.insert(ACCURACY.into(), json!(report));
+        Ok((map, vec![standing]))
+    }
+
+    /// The held-out data, of the model's sizes.
+    fn data(&self, spec: &str, split_seed: u64, shape: [usize; 3]) -> Result<Dataset> {
+        if TokenData::is_text(spec) {
+            return Err(Error::Usage(format!("--data {spec}: expected images, got a text")));
+        }
+        let data = Dataset::load(spec, split_seed)?;
+        let got = data.shape();
+        if got != shape {
+            return Err(Error::Usage(format!(
+                "--data {spec}: images of {got:?}, the model wants {shape:?} (height, width, channels)"
+            )));
+        }
+        Ok(data)
+    }
+
+    fn standing(
+        &self,
+        metric: &'static str,
+        unit: &'static str,
+        value: (f64, f64),
+        (data, images): (&Dataset, usize),
+        kind: String,
+    ) -> Standing {
+        let on = cli::held_out_images(data.name(), data.max_value() as usize + 1, images);
+        Standing { model: self.model.into(), kind, metric, unit, value, on, on_data: data.name().into() }
+    }
+
+    fn diffusion(&self, pipeline: &Pipeline) -> Result<Measured> {
+        let (args, own) = (self.args, pipeline.description());
+        let Some(spec) = args.data.clone().or_else(|| own.map(|o| o.data.clone())) else {
+            return Err(Error::Usage("--data: the model does not say what it was trained on; name a data set".into()));
+        };
+        let data = self.data(&spec, own.map_or(0, |o| o.split_seed), pipeline.image_shape())?;
+        let asks = |name: &str| self.metrics.iter().any(|m| m == name) || (name == "loss" && self.metrics.is_empty());
+        let process = pipeline.scheduler().continuous.as_ref().map_or("ddpm", ProcessConfig::name);
+        let kind = format!("continuous, {process}, {}", pipeline.scheduler().prediction.name());
+        let (mut map, mut standings) = (self.map(&spec), Vec::new());
+        let mut add = |standing: Standing, report: serde_json::Result<Value>, text: &str| {
+            let key = standing.metric.replace('-', "_");
+            map.insert(key, report.map_err(|e| Error::Model(format!("report: {e}")))?);
+            standings.push(standing);
+            if !args.json {
+                println!("{text}");
+            }
+            Ok::<(), Error>(())
+        };
+        let stands = |metric, unit, value, images| self.standing(metric, unit, value, (&data, images), kind.clone());
+        let of_bound = |bound: &str, value, images| {
+            self.standing("bpd", "bits/dim", value, (&data, images), format!("{kind}; {bound}"))
+        };
+        if asks("loss") {
+            let images = args.count.unwrap_or(usize::MAX);
+            let options = LossOptions { images, seed: args.seed, ..LossOptions::default() };
+            let loss = denoising_loss(pipeline.unet(), pipeline.params(), pipeline.scheduler(), &data, &options)?;
+            let text = format!(
+                "loss  {:.5} ± {:.5}  (mean eps-loss, {} held-out images × {} levels, seed {})",
+                loss.mean, loss.standard_error, loss.images, loss.draws, loss.seed
+            );
+            let standing = stands("loss", "", (loss.mean, loss.standard_error), loss.images);
+            add(standing, serde_json::to_value(&loss), &text)?;
+        }
+        if asks("bpd") || asks("ode-bpd") {
+            let measured = cli::measured(pipeline, &data, &args.likelihood, args.count, args.seed)?;
+            if asks("bpd") {
+                let (report, text) = cli::bpd(&measured, &args.likelihood, self.model)?;
+                let value = (report.total.mean, report.total.standard_error);
+                add(of_bound(&report.bound, value, report.images), serde_json::to_value(&report), &text)?;
+            }
+            if asks("ode-bpd") {
+                let (report, text) = cli::ode_bpd(&measured, &args.likelihood)?;
+                let value = (report.total.mean, report.total.standard_error);
+                add(stands("ode-bpd", "bits/dim", value, report.images), serde_json::to_value(&report), &text)?;
+            }
+        }
+        Ok((map, standings))
+    }
 }
 
 fn forward(pipeline: &Pipeline, input: &Path, output: &Path) -> Result<()> {
     let shape = cli::forward_file(pipeline, input, output)?;
     eprintln!("net_out {shape}: wrote {}", output.display());
-    Ok(())
-}
-
-fn measure(args: &Args, pipeline: &Pipeline) -> Result<()> {
-    let own = pipeline.description();
-    let Some(spec) = args.data.clone().or_else(|| own.map(|o| o.data.clone())) else {
-        return Err(Error::Usage("--data: the model does not say what it was trained on; name a data set".into()));
-    };
-    let data = Dataset::load(&spec, own.map_or(0, |o| o.split_seed))?;
-    if data.shape() != pipeline.image_shape() {
-        let (d, m) = (data.shape(), pipeline.image_shape());
-        return Err(Error::Usage(format!(
-            "--data {spec}: images of {d:?}, the model wants {m:?} (height, width, channels)"
-        )));
-    }
-    let asks = |name: &str| args.metric.iter().any(|m| m == name) || (name == "loss" && args.metric.is_empty());
-    let mut map = Map::new();
-    map.insert("model".into(), json!(args.model));
-    map.insert("data".into(), json!(spec));
-    let mut add = |name: &str, report: serde_json::Result<Value>, text: &str| {
-        map.insert(name.into(), report.map_err(|e| Error::Model(format!("report: {e}")))?);
-        if !args.json {
-            println!("{text}");
-        }
-        Ok::<(), Error>(())
-    };
-    if asks("loss") {
-        let images = args.count.unwrap_or(usize::MAX);
-        let options = LossOptions { images, seed: args.seed, ..LossOptions::default() };
-        let loss = denoising_loss(pipeline.unet(), pipeline.params(), pipeline.scheduler(), &data, &options)?;
-        let text = format!(
-            "loss  {:.5} ± {:.5}  (mean eps-loss, {} held-out images × {} levels, seed {})",
-            loss.mean, loss.standard_error, loss.images, loss.draws, loss.seed
-        );
-        add("loss", serde_json::to_value(&loss), &text)?;
-    }
-    if asks("bpd") || asks("ode-bpd") {
-        let measured = cli::measured(pipeline, &data, &args.likelihood, args.count, args.seed)?;
-        if asks("bpd") {
-            let (report, text) = cli::bpd(&measured, &args.likelihood, &args.model)?;
-            add("bpd", serde_json::to_value(&report), &text)?;
-        }
-        if asks("ode-bpd") {
-            let (report, text) = cli::ode_bpd(&measured, &args.likelihood)?;
-            add("ode_bpd", serde_json::to_value(&report), &text)?;
-        }
-    }
-    if args.json {
-        cli::print_line(&Value::Object(map).to_string());
-    }
     Ok(())
 }

@@ -15,7 +15,7 @@ use tweedie::pipeline::{Pipeline, SampleOptions};
 use tweedie::sampler::{Churn, Corrector, DdimNoise, GridKind, SamplerKind, SamplerOptions};
 use tweedie::{Error, Result};
 
-/// Draw samples from a model folder as a picture, an animation or tensors.
+/// Draw samples from a model folder: images as a picture, an animation or tensors, or text.
 #[derive(Parser)]
 #[command(
     version,
@@ -115,7 +115,7 @@ struct Args {
     /// How the CPU computes convolutions: exact, default or fast (errors of 1e-6 to 3e-6 each)
     #[arg(long, value_name = "NAME", default_value = "default")]
     conv_accuracy: String,
-    /// Images per network evaluation; the result does not depend on it
+    /// Images or texts per network evaluation; the result does not depend on it
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// f32, or bf16 for activations and products on the CPU
@@ -233,7 +233,7 @@ fn run_tokens(args: &Args, device: Device, precision: Precision) -> Result<()> {
 fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let precision = Precision::from_name(&args.precision)?;
     let device = cli::check_machine(&args.device, precision)?;
-    let has_tokens = cli::has_tokens(&args.model);
+    let has_tokens = cli::has_tokens(&args.model)?;
     cli::check_kind(matches, &OF_TOKENS, has_tokens)?;
     if has_tokens {
         return run_tokens(args, device, precision);
@@ -247,7 +247,7 @@ fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     };
     let is_strip = !args.edit.interpolate.is_empty();
     let usual = if is_strip { SamplerKind::Heun } else { SamplerKind::Ddpm };
-    let sampler = args.sampler.as_deref().map_or(Ok(usual), SamplerKind::from_name)?;
+    let sampler = args.sampler.as_deref().map_or(Ok(usual), cli::sampler_flag)?;
     args.check_flags(sampler)?;
     let class = cli::class_flag(args.class.as_deref())?;
     let weights = cli::weights_flag(&args.weights)?;

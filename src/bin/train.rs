@@ -48,7 +48,7 @@ struct Args {
     /// Optimiser steps, those before a resume included
     #[arg(long)]
     steps: Option<u64>,
-    /// Images per step
+    /// Images or windows of text per step
     #[arg(long)]
     batch: Option<usize>,
     /// Peak learning rate
@@ -64,7 +64,8 @@ struct Args {
     /// Loss of tokens: dse, ise, se, csm, d3pm or mdlm [default: mdlm for absorbing, dse for uniform]
     #[arg(long, value_name = "NAME")]
     loss: Option<String>,
-    /// Symbols of a text: letters (27), characters, bytes or words [default: letters]
+    /// Symbols of a text: letters (a to z and the space), characters (those of the text), bytes, or words (of any language, lower-cased)
+    /// [default: letters]
     #[arg(long, value_name = "NAME")]
     tokenizer: Option<String>,
     /// Tokens of a window of text [default: 128]
@@ -100,7 +101,7 @@ struct Args {
     /// TOML file of settings
     #[arg(long)]
     config: Option<PathBuf>,
-    /// One setting; may be repeated
+    /// One setting, as config.toml in a model folder names them (optimizer=muon, ema_decay=0.999, …); may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print one JSON object on stdout at the end
@@ -136,11 +137,14 @@ impl Args {
         table
     }
 
-    /// The preset that fits the flags where none is named.
+    /// The preset that fits the flags, or the same by `--set`, where none is named.
     fn usual_preset(&self) -> &'static str {
-        match (&self.data, &self.graph) {
+        let set =
+            |key: &str| self.set.iter().rev().find_map(|text| Some(text.split_once('=')?).filter(|(k, _)| *k == key));
+        let data = self.data.as_deref().or_else(|| set("data").map(|(_, value)| value));
+        match (data, self.graph.is_some() || set("graph").is_some()) {
             (Some(data), _) if TokenData::is_text(data) => TEXT,
-            (_, Some(_)) => DIGITS_TOKENS,
+            (_, true) => DIGITS_TOKENS,
             _ => "digits",
         }
     }
@@ -186,6 +190,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let (out, config) = args.settings()?;
     let device = cli::check_machine(&args.device, Precision::from_name(&config.precision)?)?;
+    if config.has_tokens()
+        && let Some(note) = TokenData::left_out(&config.data, config.tokenizer()?)?
+    {
+        eprintln!("note: {note}");
+    }
     let options = RunOptions { out, resume: args.resume, overwrite: args.overwrite, device };
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -209,7 +218,12 @@ fn run(args: &Args) -> Result<()> {
         let mean = smooth.map_or(report.loss, |mean: f64| mean + 0.03 * (report.loss - mean));
         smooth = Some(mean);
         bar.set_position(report.step + 1);
-        bar.set_message(format!("loss {mean:.4}  {} {rows}/s", rate(report.images_per_second)));
+        if let Some(text) = &report.text {
+            // Of many lines the first ones.
+            let lines = text.lines().take(4).map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
+            bar.suspend(|| eprintln!("step {}:\n{}", report.step + 1, cli::harmless(&lines)));
+        }
+        bar.set_message(format!("loss {mean:.4}  {} {rows}/s", rate(report.rows_per_second)));
     });
     bar.finish_and_clear();
     let summary = outcome?;
@@ -219,8 +233,7 @@ fn run(args: &Args) -> Result<()> {
 fn finish(args: &Args, config: &TrainConfig, s: &TrainSummary) -> Result<()> {
     let model = s.model.display();
     let has_tokens = s.rows == "sequences";
-    let measure = if has_tokens { "held-out bound in bits per token" } else { "held-out loss" };
-    let validation = s.val_loss.map_or(String::new(), |l| format!(", {measure} {l:.4}"));
+    let validation = s.val_loss.map_or(String::new(), |loss| format!(", {} {loss:.4}", s.measure));
     if s.new_steps == 0 && !s.stopped {
         eprintln!("{model} has done its {} steps already; ask for more with --steps", s.steps);
         return print_json(args, s);
@@ -230,11 +243,14 @@ fn finish(args: &Args, config: &TrainConfig, s: &TrainSummary) -> Result<()> {
         "{state} {} steps in {:.1} s ({} {}/s, {} parameters): loss {:.4}{validation}",
         s.steps,
         s.seconds,
-        rate(s.images_per_second),
+        rate(s.rows_per_second),
         s.rows,
         s.parameters,
         s.loss
     );
+    if !s.stopped && s.val_loss.is_none() && config.validate_every > 0 {
+        eprintln!("no {}: too little of the data is held out, two {} are wanted", s.measure, s.rows);
+    }
     if s.stopped {
         eprintln!("continue with: cargo run --release --bin train -- --out {model} --resume");
     } else {

@@ -2,9 +2,12 @@
 
 mod accuracy;
 mod edit;
+mod emerging;
 mod interpolate;
 mod likelihood;
 mod output;
+mod side_by_side;
+mod token_bits;
 mod tokens;
 
 pub use accuracy::accuracy;
@@ -12,16 +15,19 @@ pub use edit::EditArgs;
 pub use interpolate::{interpolation, strip_class};
 pub use likelihood::{LikelihoodFlags, bpd, measured, ode_bpd};
 pub use output::{OutputKind, Sheet, write_samples, write_trajectory};
-pub use tokens::{TokenFlags, TokenRequest, check_kind, has_tokens, load_tokens, sample_text, token_bits};
+pub use side_by_side::{Standing, held_out_images, metrics_of_all, side_by_side};
+pub use token_bits::token_bits;
+pub use tokens::{TokenFlags, TokenRequest, check_kind, harmless, has_tokens, load_tokens, sample_text};
 
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::discrete::TokenSampler;
+use crate::error::{Error, Result, unknown_name};
 use crate::io::TensorFile;
 use crate::io::tensors::{Entry, write_tensors};
 use crate::nn::{ClassEmbed, ClassInput, Precision};
 use crate::pipeline::{Class, Pipeline, Weights};
 use crate::process::{TimeConvention, Variance};
-use crate::sampler::parse_tau;
+use crate::sampler::{SamplerKind, parse_tau};
 use crate::tensor::{Shape, Tensor};
 use crate::verify::Outcome;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -45,14 +51,27 @@ pub fn exit(result: Result<()>) -> ExitCode {
 /// The body runs on a thread of the pool itself: entering a parallel region from outside costs two context switches.
 ///
 /// # Errors
-/// [`Error::Usage`] for more than 256 threads or if they cannot be made; those of `body`.
+/// [`Error::Usage`] for more than 256 threads or if they cannot be made, or an unknown value of `TWEEDIE_CONV` or `TWEEDIE_SIMD`; those of `body`.
 pub fn with_threads(threads: usize, body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     const MOST: usize = 256;
+    check_environment(|variable| std::env::var(variable).ok())?;
     if threads > MOST {
         return Err(Error::Usage(format!("--threads {threads}: expected 0 (all cores) to {MOST}")));
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))?.install(body)
+}
+
+/// Refuses a value of a variable of ours that would be passed over in silence.
+fn check_environment(value: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let known: [(&str, &[&str]); 2] =
+        [("TWEEDIE_CONV", &["direct", "f2", "f4"]), ("TWEEDIE_SIMD", &["portable", "avx2", "avx512"])];
+    for (variable, known) in known {
+        if let Some(value) = value(variable).filter(|value| !value.is_empty() && !known.contains(&value.as_str())) {
+            return Err(unknown_name(&format!("value of {variable}"), &value, known));
+        }
+    }
+    Ok(())
 }
 
 /// Checks `--device`, and that it can compute in `precision`.
@@ -127,6 +146,19 @@ pub fn variance_flag(text: &str) -> Result<Variance> {
         _ => Err(Error::Usage(format!(
             "--variance {text}: expected small (beta-tilde), large (beta) or learned (the network's)"
         ))),
+    }
+}
+
+/// Reads `--sampler` for a model of images.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown name, or a sampler of tokens.
+pub fn sampler_flag(name: &str) -> Result<SamplerKind> {
+    match TokenSampler::from_name(name) {
+        Ok(_) => Err(Error::Usage(format!(
+            "--sampler {name}: draws tokens, the model is one of images; take ddpm, ddim or another of them"
+        ))),
+        Err(_) => SamplerKind::from_name(name),
     }
 }
 
@@ -251,4 +283,23 @@ pub fn forward_file(pipeline: &Pipeline, input: &Path, output: &Path) -> Result<
 
 fn to_f32(values: Vec<i64>) -> Result<Vec<f32>> {
     Ok(values.into_iter().map(|v| v as f32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_variable_is_refused_with_what_is_known() {
+        let check = |name: &'static str, text: &'static str| {
+            check_environment(move |variable| (variable == name).then(|| text.to_string()))
+        };
+        for (name, text) in [("TWEEDIE_CONV", "f2"), ("TWEEDIE_SIMD", "avx2"), ("TWEEDIE_SIMD", ""), ("OTHER", "F2")] {
+            assert!(check(name, text).is_ok(), "{name}={text}");
+        }
+        for (name, text) in [("TWEEDIE_CONV", "F2"), ("TWEEDIE_SIMD", "neon")] {
+            let error = check(name, text).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(text) && error.contains("known: "), "{error}");
+        }
+    }
 }

@@ -1,24 +1,24 @@
-//! `sample` and `eval` for models of tokens: text as it emerges, holes filled, bits per token.
+//! `sample` for models of tokens: text as it emerges, holes filled.
 
-use super::{OutputKind, print_line, progress_bar};
-use crate::data::{TextSet, TokenData};
+use super::emerging::Shown;
+use super::{OutputKind, print_line};
 use crate::device::Device;
-use crate::discrete::{Bits, GraphKind, TokenSampler, Tokens, expected_share};
+use crate::discrete::{GraphKind, TokenSampler, Tokens, expected_evaluations};
 use crate::error::{Error, Result};
 use crate::io::ModelFolder;
 use crate::io::token_folder::TokenDescription;
 use crate::pipeline::{TokenPipeline, TokenSampleOptions, TokenSamples, Weights, joined, write_token_samples};
+use crate::sampler::SamplerKind;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Flags of `sample` that are for models of tokens alone.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct TokenFlags {
-    /// Text with holes: each _ is a token that is filled in, around what is known
+    /// Text with holes: each _ is a token that is filled in, around what is known (a character, byte or, of words, a word)
     #[arg(long, value_name = "TEXT")]
     pub infill: Option<String>,
     /// Tokens of each sample that are shown, the first ones [default: all, or those of --infill]
@@ -30,8 +30,13 @@ pub struct TokenFlags {
 }
 
 /// Whether a folder holds a model of tokens.
-pub fn has_tokens(model: &Path) -> bool {
-    ModelFolder::new(model).has_tokens()
+///
+/// # Errors
+/// [`Error::Model`] for a folder that is none of a model.
+pub fn has_tokens(model: &Path) -> Result<bool> {
+    let folder = ModelFolder::new(model);
+    folder.is_classifier()?;
+    Ok(folder.has_tokens())
 }
 
 /// Refuses flags that were given and mean nothing for this kind of model: for one of tokens all but `known`, for one of images [`TokenFlags`].
@@ -103,8 +108,15 @@ pub fn sample_text(pipeline: &TokenPipeline, request: &TokenRequest<'_>) -> Resu
     if request.steps == Some(0) || request.count == Some(0) || request.batch == 0 {
         return Err(Error::Usage("--steps, --count and --batch: expected at least 1, got 0".into()));
     }
+    let sampler = request.sampler.map(sampler_flag).transpose()?;
+    if sampler == Some(TokenSampler::Gillespie) && request.steps.is_some() {
+        return Err(Error::Usage("--steps: gillespie has none, it follows each jump; leave the flag out".into()));
+    }
+    if request.flags.length.is_some() && !has_text {
+        return Err(Error::Usage("--length: the model's tokens are pixels of whole images; leave the flag out".into()));
+    }
     let options = TokenSampleOptions {
-        sampler: request.sampler.map(TokenSampler::from_name).transpose()?,
+        sampler,
         steps: request.steps.unwrap_or(256),
         count: request.count.unwrap_or(if has_text { 4 } else { 64 }),
         seed: request.seed,
@@ -112,12 +124,18 @@ pub fn sample_text(pipeline: &TokenPipeline, request: &TokenRequest<'_>) -> Resu
         length: request.flags.length,
         known: request.flags.infill.as_deref().map(|text| pipeline.infill(text)).transpose()?,
     };
-    let mut shown = Shown::new(description, &options, request.json);
+    let sampler = pipeline.sampler(options.sampler);
+    let mut shown = Shown::new(description, &options, expected_moves(description, &options, sampler), request.json);
     let drawn = pipeline.sample(&options, &mut |row, tokens| shown.update(row, tokens))?;
     shown.finish()?;
     let texts = texts_of(description, &drawn.tokens);
     if let (Some(texts), false) = (&texts, request.json) {
-        print_line(joined(texts).trim_end_matches('\n'));
+        let text = joined(texts);
+        let text = text.trim_end_matches('\n');
+        match std::io::stdout().is_terminal() {
+            true => print_line(&harmless(text)),
+            false => print_line(text),
+        }
     }
     if let Some(path) = &out {
         write_token_samples(description, path, &drawn.tokens)?;
@@ -127,6 +145,23 @@ pub fn sample_text(pipeline: &TokenPipeline, request: &TokenRequest<'_>) -> Resu
         print_line(&report(&drawn, &options, texts.as_deref(), out.as_deref()).to_string());
     }
     Ok(())
+}
+
+/// Reads `--sampler` for a model of tokens.
+fn sampler_flag(name: &str) -> Result<TokenSampler> {
+    match SamplerKind::from_name(name) {
+        Ok(_) => Err(Error::Usage(format!(
+            "--sampler {name}: draws images; for a model of tokens take {}",
+            TokenSampler::ALL.map(TokenSampler::name).join(", ")
+        ))),
+        Err(_) => TokenSampler::from_name(name),
+    }
+}
+
+/// Text that a terminal shows as it is: what would steer it is escaped.
+pub fn harmless(text: &str) -> String {
+    let is_shown = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    text.chars().map(|c| if is_shown(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 fn texts_of(description: &TokenDescription, tokens: &Tokens) -> Option<Vec<String>> {
@@ -147,6 +182,22 @@ fn check_file(path: &Path, has_text: bool) -> Result<()> {
     }
 }
 
+/// Evaluations of the cached sampler, for each sequence.
+fn expected_of(description: &TokenDescription, options: &TokenSampleOptions) -> f64 {
+    let known = options.known.iter().flatten().filter(|token| token.is_some()).count();
+    expected_evaluations(description.scheduler.noise, options.steps, description.own.length - known)
+}
+
+/// About how many moves all sequences make together.
+fn expected_moves(description: &TokenDescription, options: &TokenSampleOptions, sampler: TokenSampler) -> u64 {
+    let of_one = match sampler {
+        TokenSampler::Cached => expected_of(description, options),
+        TokenSampler::Gillespie => description.own.length as f64,
+        TokenSampler::Euler | TokenSampler::Analytic | TokenSampler::Ancestral => options.steps as f64,
+    };
+    (of_one * options.count as f64).round() as u64
+}
+
 fn mean(values: &[usize]) -> f64 {
     values.iter().sum::<usize>() as f64 / values.len().max(1) as f64
 }
@@ -154,15 +205,17 @@ fn mean(values: &[usize]) -> f64 {
 fn summary(description: &TokenDescription, drawn: &TokenSamples, options: &TokenSampleOptions, out: Option<&Path>) {
     let (n, evaluations) = (drawn.tokens.rows(), mean(&drawn.evaluations));
     let share = match drawn.sampler {
-        TokenSampler::Cached if options.known.is_none() => {
-            let want = expected_share(options.steps, description.own.length) * options.steps as f64;
-            format!(" of {} (log-linear noise wants {want:.1})", options.steps)
+        TokenSampler::Cached => {
+            let known = options.known.iter().flatten().filter(|token| token.is_some()).count();
+            let want = expected_evaluations(description.scheduler.noise, options.steps, description.own.length - known);
+            format!(" of {} steps ({want:.1} expected)", options.steps)
         }
         _ => String::new(),
     };
     let written = out.map_or(String::new(), |path| format!(": wrote {}", path.display()));
     eprintln!(
-        "{n} samples of {} tokens by {}, {evaluations:.1} evaluations each{share}, {:.2} s{written}",
+        "{n} {} of {} tokens by {}, {evaluations:.1} evaluations each{share}, {:.2} s{written}",
+        if n == 1 { "sample" } else { "samples" },
         drawn.tokens.length(),
         drawn.sampler.name(),
         drawn.seconds
@@ -186,138 +239,12 @@ fn report(drawn: &TokenSamples, options: &TokenSampleOptions, texts: Option<&[St
     })
 }
 
-/// Columns of a line of text that is not done.
-const COLUMNS: usize = 76;
-/// Texts that are shown while they emerge, at most.
-const EMERGING: usize = 8;
-
-/// What is seen while sequences are drawn: the texts themselves on a terminal, else a bar of moves on stderr.
-struct Shown<'a> {
-    description: &'a TokenDescription,
-    texts: Vec<String>,
-    /// Lines on the terminal that the next picture of the texts replaces.
-    lines: usize,
-    last: Option<Instant>,
-    is_live: bool,
-    bar: indicatif::ProgressBar,
-}
-
-impl<'a> Shown<'a> {
-    fn new(description: &'a TokenDescription, options: &TokenSampleOptions, json: bool) -> Shown<'a> {
-        let is_text = description.tokenizer.is_some();
-        let is_live = is_text && !json && options.count <= EMERGING && std::io::stdout().is_terminal();
-        let bar = if is_live { indicatif::ProgressBar::hidden() } else { progress_bar(0) };
-        Shown { description, texts: vec![String::new(); options.count], lines: 0, last: None, is_live, bar }
-    }
-
-    fn update(&mut self, row: usize, tokens: &[u32]) -> Result<()> {
-        self.bar.inc(1);
-        let Some(tokenizer) = self.description.tokenizer.as_ref().filter(|_| self.is_live) else { return Ok(()) };
-        self.texts[row] = tokenizer.decode(tokens);
-        if self.last.is_none_or(|last| last.elapsed() > Duration::from_millis(40)) {
-            self.last = Some(Instant::now());
-            self.draw()?;
-        }
-        Ok(())
-    }
-
-    /// Puts the texts over those of before: up by as many lines, each cleared to its end.
-    fn draw(&mut self) -> Result<()> {
-        let lines: Vec<String> = self.texts.iter().flat_map(|text| wrapped(text)).collect();
-        let mut picture = self.back();
-        lines.iter().for_each(|line| picture += &format!("\x1b[K{line}\n"));
-        self.lines = lines.len();
-        put(&picture)
-    }
-
-    fn back(&self) -> String {
-        if self.lines > 0 { format!("\x1b[{}A\x1b[J", self.lines) } else { String::new() }
-    }
-
-    /// Takes the picture away: the texts are printed where it was.
-    fn finish(&mut self) -> Result<()> {
-        self.bar.finish_and_clear();
-        put(&self.back())
-    }
-}
-
-fn put(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("write", "the terminal"))
-}
-
-/// Lines of at most [`COLUMNS`] characters, at least one; what would move the cursor is shown as a space.
-fn wrapped(text: &str) -> Vec<String> {
-    let characters: Vec<char> = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let lines: Vec<String> = characters.chunks(COLUMNS).map(|line| line.iter().collect()).collect();
-    if lines.is_empty() { vec![String::new()] } else { lines }
-}
-
-/// Measures the bound of a model of tokens on held-out data: the metric's name (`bpc`, or `bpd` where tokens are pixels), its value, and the line
-/// to print.
-///
-/// * `data` — the name of the data, or that of the model's own
-///
-/// # Errors
-/// [`Error::Usage`] for another metric, or data that does not fit the model.
-pub fn token_bits(
-    pipeline: &TokenPipeline,
-    (metrics, data): (&[String], Option<&str>),
-    (count, draws, seed): (Option<usize>, usize, u64),
-) -> Result<(&'static str, String, Value, String)> {
-    let own = &pipeline.description().own;
-    let metric = if own.image_shape.is_some() { "bpd" } else { "bpc" };
-    if let Some(other) = metrics.iter().find(|name| *name != metric) {
-        let kind = if metric == "bpd" { "images as tokens" } else { "text" };
-        return Err(Error::Usage(format!(
-            "--metric {other}: has no meaning for a model of {kind}; use --metric {metric}"
-        )));
-    }
-    if draws == 0 {
-        return Err(Error::Usage("--draws 0: expected at least 1".into()));
-    }
-    let spec = data.unwrap_or(&own.data).to_string();
-    let held_out = match (&pipeline.description().tokenizer, TokenData::is_text(&spec)) {
-        (Some(tokenizer), true) => TokenData::Text(TextSet::load_as(&spec, tokenizer)?),
-        (None, false) => TokenData::load(&spec, crate::data::TokenizerKind::Letters, own.split_seed)?,
-        (Some(_), false) if !Path::new(&spec).exists() => {
-            return Err(Error::Usage(format!("--data {spec}: expected text or the path of a text, got neither")));
-        }
-        (Some(_), false) => return Err(Error::Usage(format!("--data {spec}: expected a text, got images"))),
-        (None, true) => return Err(Error::Usage(format!("--data {spec}: expected images, got a text"))),
-    };
-    let Bits { bits, standard_error, sequences, prior, last } =
-        pipeline.bits(&held_out, count.unwrap_or(usize::MAX), draws, seed)?;
-    let (unit, graph) = (if metric == "bpd" { "bits/dim" } else { "bits/token" }, pipeline.score().graph.name());
-    let text = format!(
-        "{metric}  {bits:.4} ± {standard_error:.4} {unit}  (upper bound of a probability; {graph} graph, {} symbols; {sequences} held-out \
-         sequences of {} tokens × {draws} times, seed {seed}; prior {prior:.4}, L_0 {last:.4})",
-        pipeline.description().scheduler.symbols,
-        own.length,
-    );
-    let value = json!({
-        "mean": bits,
-        "standard_error": standard_error,
-        "prior": prior,
-        "last": last,
-        "sequences": sequences,
-        "length": own.length,
-        "symbols": pipeline.description().scheduler.symbols,
-        "draws": draws,
-        "seed": seed,
-    });
-    Ok((metric, spec, value, text))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_cut_at_the_width_and_never_move_the_cursor() {
-        assert_eq!(wrapped(""), [""]);
-        assert_eq!(wrapped("a\nb\u{1b}[2J"), ["a b [2J"]);
-        let lines = wrapped(&"x".repeat(COLUMNS + 1));
-        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [COLUMNS, 1]);
+    fn a_terminal_is_never_steered_by_samples() {
+        assert_eq!(harmless("a\tb\nc\u{1b}[2J\u{7}é"), "a\tb\nc\\u{1b}[2J\\u{7}é");
     }
 }

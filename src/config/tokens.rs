@@ -1,7 +1,7 @@
 //! The settings of a run on tokens.
 
 use super::TrainConfig;
-use crate::data::TokenizerKind;
+use crate::data::{TokenData, TokenizerKind};
 use crate::discrete::{GraphKind, Noise, Objective};
 use crate::error::{Error, Result};
 use crate::io::token_folder::TokenScheduler;
@@ -126,12 +126,21 @@ impl TrainConfig {
             }
             return Ok(());
         }
+        if self.task != "diffusion" && TokenData::is_text(&self.data) {
+            return bad(format!(
+                "--task {}: expected images with classes, got a text, --data {}",
+                self.task, self.data
+            ));
+        }
         if self.task != "diffusion" {
             return bad(format!("--graph {}: has no meaning for --task {}", self.graph, self.task));
         }
         self.tokenizer()?;
         if self.neighbours > MOST_NEIGHBOURS {
             return bad(format!("neighbours = {}: expected at most {MOST_NEIGHBOURS}", self.neighbours));
+        }
+        if self.length == 0 {
+            return bad("--length 0: expected at least 1".into());
         }
         let (symbols, length) = (2, self.length);
         let scheduler = self.token_scheduler(symbols)?;

@@ -55,6 +55,9 @@ pub struct TokenJson {
     pub data: String,
     /// Seed of the held-out split of images.
     pub split_seed: u64,
+    /// Of the data's tokens: other data under the same name has another. Folders of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// Tokens of a sequence in training.
     pub length: usize,
     /// `[h, w, c]` where a sequence is an image.
@@ -80,6 +83,11 @@ pub struct TokenDescription {
 }
 
 impl TokenDescription {
+    /// What bits are counted for.
+    pub fn unit(&self) -> &'static str {
+        self.tokenizer.as_ref().map_or("bits/dim", |tokenizer| tokenizer.kind().unit())
+    }
+
     /// Checks that the parts belong together.
     ///
     /// # Errors
@@ -203,6 +211,7 @@ mod tests {
                 format_version: FORMAT_VERSION,
                 data: "text".into(),
                 split_seed: 0,
+                fingerprint: None,
                 length: 32,
                 image_shape: None,
                 loss: "mdlm".into(),

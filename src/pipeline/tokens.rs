@@ -65,16 +65,23 @@ pub struct TokenNetwork<'a> {
 }
 
 impl TokenNetwork<'_> {
+    /// Cached where the network is not told the noise, else analytic.
+    fn usual_sampler(&self) -> TokenSampler {
+        let is_time_free = crate::discrete::ConcreteScore::is_time_free(&self.score);
+        if is_time_free { TokenSampler::Cached } else { TokenSampler::Analytic }
+    }
+
     /// How many tokens are shown, and what is known of the window that they are the beginning of.
     fn window(&self, options: &TokenSampleOptions) -> Result<(usize, Option<Constraint>)> {
         let (length, symbols) = (self.description.own.length, self.description.scheduler.symbols);
         let given = options.known.as_ref().map_or(0, Vec::len);
+        let window = "the window that the model was trained on";
+        if options.known.is_some() && !(1..=length).contains(&given) {
+            return Err(Error::Usage(format!("--infill: expected 1 to {length} tokens, {window}, got {given}")));
+        }
         let shown = options.length.unwrap_or(if options.known.is_some() { given } else { length });
-        if shown == 0 || shown > length || given > length {
-            let most = shown.max(given);
-            return Err(Error::Usage(format!(
-                "--length: expected 1 to {length} tokens, the window that the model was trained on, got {most}"
-            )));
+        if !(1..=length).contains(&shown) {
+            return Err(Error::Usage(format!("--length {shown}: expected 1 to {length} tokens, {window}")));
         }
         if given > shown {
             return Err(Error::Usage(format!("--length {shown}: expected at least the {given} tokens of --infill")));
@@ -105,9 +112,7 @@ pub fn sample_token_network(
 ) -> Result<TokenSamples> {
     let begin = Instant::now();
     let (shown, constraint) = network.window(options)?;
-    let is_time_free = crate::discrete::ConcreteScore::is_time_free(&network.score);
-    let usual = if is_time_free { TokenSampler::Cached } else { TokenSampler::Analytic };
-    let sampler = options.sampler.unwrap_or(usual);
+    let sampler = options.sampler.unwrap_or_else(|| network.usual_sampler());
     let settings = TokenSamplerOptions {
         steps: options.steps,
         seed: options.seed,
@@ -130,25 +135,31 @@ pub fn sample_token_network(
     })
 }
 
-/// Writes sequences: a text file of one a line (or paragraph, where they have lines of their own), or a sheet of images.
+/// Writes sequences: a text file of one a line (with a line of `---` between where they have lines of their own; bytes as they are), or a sheet of
+/// images.
 ///
 /// # Errors
 /// [`Error::Usage`] for images of a text or the other way round; [`Error::Io`] if the file cannot be written.
 pub fn write_token_samples(description: &TokenDescription, path: &Path, tokens: &Tokens) -> Result<()> {
     if let Some(tokenizer) = &description.tokenizer {
-        let texts: Vec<String> = tokens.iter().map(|row| tokenizer.decode(row)).collect();
-        let text = joined(&texts);
-        return write_atomically(path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", path)));
+        let rows: Vec<Vec<u8>> = tokens.iter().map(|row| tokenizer.to_bytes(row)).collect();
+        let is_broken = rows.iter().any(|row| row.contains(&b'\n'));
+        let bytes = [rows.join(between(is_broken).as_bytes()), b"\n".to_vec()].concat();
+        return write_atomically(path, |out| out.write_all(&bytes).map_err(Error::io("write", path)));
     }
     let (values, [n, h, w, c]) = pixels(description, tokens)?;
     let columns = if n % 10 == 0 && n <= 100 { 10 } else { auto_columns(n) };
     write_png(path, &grid(&values, [n, h, w, c], columns, auto_scale(h, w), 2)?)
 }
 
-/// Texts one a line; with an empty line between where they have lines of their own.
+/// What stands between texts, which may have lines of their own.
+fn between(is_broken: bool) -> &'static str {
+    if is_broken { "\n---\n" } else { "\n" }
+}
+
+/// Texts one a line; with a line of `---` between where they have lines of their own.
 pub fn joined(texts: &[String]) -> String {
-    let is_broken = texts.iter().any(|text| text.contains('\n'));
-    texts.join(if is_broken { "\n\n" } else { "\n" }) + "\n"
+    texts.join(between(texts.iter().any(|text| text.contains('\n')))) + "\n"
 }
 
 /// Images in [−1, 1], `[n, h, w, c]`; a masked value is grey.
@@ -229,7 +240,16 @@ impl TokenPipeline {
         let Some(tokenizer) = &self.description.tokenizer else {
             return Err(Error::Usage("--infill: expected a model of text, got one whose tokens are pixels".into()));
         };
-        tokenizer.infill(text).map_err(|e| Error::Usage(format!("--infill: {e}")))
+        tokenizer.infill(text).map_err(|e| Error::Usage(format!("--infill: {e}; write _ in their place")))
+    }
+
+    /// The sampler that was asked for, or the model's usual one.
+    pub fn sampler(&self, asked: Option<TokenSampler>) -> TokenSampler {
+        asked.unwrap_or_else(|| self.network().usual_sampler())
+    }
+
+    fn network(&self) -> TokenNetwork<'_> {
+        TokenNetwork { score: self.score(), description: &self.description }
     }
 
     /// Draws sequences; see [`sample_token_network`].
@@ -241,12 +261,12 @@ impl TokenPipeline {
         options: &TokenSampleOptions,
         watch: &mut dyn FnMut(usize, &[u32]) -> Result<()>,
     ) -> Result<TokenSamples> {
-        sample_token_network(&TokenNetwork { score: self.score(), description: &self.description }, options, watch)
+        sample_token_network(&self.network(), options, watch)
     }
 
     /// Bound of the held-out sequences of `data` in bits per token, each at `draws` times.
     ///
-    /// * `count` — the most sequences, evenly spread
+    /// * `count` — the most sequences: the first images, or windows of a text that are evenly spread
     ///
     /// # Errors
     /// [`Error::Usage`] for data of other symbols or sizes; as [`bits_per_token`].
@@ -261,7 +281,9 @@ impl TokenPipeline {
         let all = data.held_out(length)?;
         let rows = all.len() / length;
         let count = count.min(rows);
-        let chosen = (0..count).flat_map(|i| &all[i * rows / count * length..][..length]);
+        // Of images the first ones, as other likelihoods take them; neighbouring windows of a text are much alike.
+        let place = |i: usize| if self.description.own.image_shape.is_some() { i } else { i * rows / count };
+        let chosen = (0..count).flat_map(|i| &all[place(i) * length..][..length]);
         let sequences = Tokens::new(chosen.copied().collect(), length)?;
         let options = BoundOptions { draws, batch: 16, address: Address::new(seed, Purpose::Eval) };
         bits_per_token(&self.score(), &*self.graph, self.description.scheduler.noise, &sequences, &options)

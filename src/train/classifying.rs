@@ -143,14 +143,15 @@ impl Task for Classifying<'_> {
     }
 
     /// The accuracy by noise level.
-    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<()> {
+    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<Option<String>> {
         if self.dataset.held_out().is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let options =
             AccuracyOptions { images: super::VALIDATION_IMAGES, levels: PLOT_LEVELS, ..AccuracyOptions::default() };
         let (classifier, scheduler) = (&self.classifier, &self.scheduler);
         let report = classifier_accuracy(classifier, weights.averaged, scheduler, self.dataset, &options)?;
-        plot_accuracy(&folder.path(&format!("samples/step_{done:06}_accuracy.png")), &report)
+        plot_accuracy(&folder.path(&format!("samples/step_{done:06}_accuracy.png")), &report)?;
+        Ok(None)
     }
 }

@@ -216,7 +216,7 @@ impl Task for Denoising<'_> {
     }
 
     /// Grids from averaged and raw weights, one column per class.
-    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<()> {
+    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<Option<String>> {
         let options = SampleOptions { steps: 25, count: COLUMNS * ROWS, ..SampleOptions::default() };
         for (name, params) in [("ema", weights.averaged), ("raw", weights.raw)] {
             let network = pipeline::Network {
@@ -232,6 +232,6 @@ impl Task for Denoising<'_> {
             let sheet = image::grid(samples.x0.host()?, shape, COLUMNS, image::auto_scale(h, w), 2)?;
             image::write_png(folder.path(&format!("samples/step_{done:06}_{name}.png")), &sheet)?;
         }
-        Ok(())
+        Ok(None)
     }
 }

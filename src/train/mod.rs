@@ -58,14 +58,16 @@ pub struct TrainSummary {
     pub loss: f64,
     /// Validation loss of the averaged weights, if it was computed.
     pub val_loss: Option<f64>,
+    /// What it measures, for example `held-out bound in bits/character`.
+    pub measure: String,
     /// Seconds this call took.
     pub seconds: f64,
     /// What was trained, as the setting says.
     pub task: String,
-    /// What a batch is made of: images.
+    /// What a batch is made of: images or sequences.
     pub rows: &'static str,
-    /// Training images (or other rows of batches) per second, reports and checkpoints included.
-    pub images_per_second: f64,
+    /// Rows of batches per second, reports and checkpoints included.
+    pub rows_per_second: f64,
     /// Parameters of the network.
     pub parameters: usize,
     /// Whether the model is conditioned on classes.
@@ -149,9 +151,9 @@ fn run(
             stopped = true;
             break;
         }
-        let report = trainer.train_step()?;
+        let mut report = trainer.train_step()?;
         let done = trainer.step();
-        reporter.after_step(&mut trainer, &report, done == config.steps)?;
+        reporter.after_step(&mut trainer, &mut report, done == config.steps)?;
         on_step(&report, config.steps);
         if done.is_multiple_of(config.save_every) {
             // First the log: a run killed in between logs these steps again, but a step that is saved is never missing.
@@ -174,8 +176,9 @@ fn run(
         stopped,
         loss: reporter.recent_loss(),
         val_loss: reporter.val_loss(),
+        measure: trainer.task.measure(),
         seconds,
-        images_per_second: (trainer.step() - first) as f64 * config.batch as f64 / seconds,
+        rows_per_second: (trainer.step() - first) as f64 * config.batch as f64 / seconds,
         parameters: trainer.parameter_count(),
         class_conditional: trainer.task.is_class_conditional(),
         task: config.task.clone(),

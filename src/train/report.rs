@@ -29,10 +29,10 @@ impl Reporter {
         Ok(Reporter { folder: folder.clone(), metrics, recent, curves: trainer.task.curves(), val_loss: None })
     }
 
-    pub(super) fn after_step(&mut self, t: &mut Trainer<'_>, report: &StepReport, is_last: bool) -> Result<()> {
+    /// Validates, logs and shows what is due; fills in what that gives.
+    pub(super) fn after_step(&mut self, t: &mut Trainer<'_>, report: &mut StepReport, is_last: bool) -> Result<()> {
         let done = report.step + 1;
         let due = |every: u64| every > 0 && (done.is_multiple_of(every) || is_last);
-        let mut report = report.clone();
         if due(t.config.validate_every)
             && let Some(loss) = t.task.validation_loss(&t.ema)?
         {
@@ -43,9 +43,9 @@ impl Reporter {
             self.recent.pop_front();
         }
         self.recent.push_back(report.loss);
-        self.metrics.append(&report)?;
+        self.metrics.append(report)?;
         if due(t.config.sample_every) {
-            t.task.show(&self.folder, done, Shown { averaged: &t.ema, raw: &t.raw })?;
+            report.text = t.task.show(&self.folder, done, Shown { averaged: &t.ema, raw: &t.raw })?;
         }
         Ok(())
     }

@@ -36,6 +36,11 @@ pub(super) trait Task {
         false
     }
 
+    /// What a validation measures.
+    fn measure(&self) -> String {
+        "held-out loss".into()
+    }
+
     /// What the loss plot calls its lines.
     fn curves(&self) -> Curves;
 
@@ -69,8 +74,8 @@ pub(super) trait Task {
     /// The loss of the averaged weights on held-out data, where there is any.
     fn validation_loss(&self, averaged: &Params) -> Result<Option<f64>>;
 
-    /// Writes samples or what else shows how far the network is, before step `done`.
-    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<()>;
+    /// Writes samples or what else shows how far the network is, before step `done`; a text is returned too.
+    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<Option<String>>;
 }
 
 /// The two sets of weights that are shown.

@@ -56,6 +56,7 @@ impl<'a> TokenTask<'a> {
             format_version: FORMAT_VERSION,
             data: config.data.clone(),
             split_seed: config.seed,
+            fingerprint: Some(data.fingerprint()),
             length,
             image_shape,
             loss: objective.name().into(),
@@ -167,12 +168,16 @@ impl Task for TokenTask<'_> {
         "sequences"
     }
 
+    fn measure(&self) -> String {
+        format!("held-out bound in {}", self.description.unit())
+    }
+
     fn curves(&self) -> Curves {
-        let (loss, graph) = (self.objective.name(), self.graph.name());
+        let (loss, graph, unit) = (self.objective.name(), self.graph.name(), self.description.unit());
         Curves {
             title: "Loss of tokens",
-            training: format!("training: {loss}, {graph} graph, bits per token"),
-            validation: "held out: bound in bits per token (averaged weights)".into(),
+            training: format!("training: {loss}, {graph} graph, {unit}"),
+            validation: format!("held out: bound in {unit} (averaged weights)"),
         }
     }
 
@@ -203,13 +208,14 @@ impl Task for TokenTask<'_> {
     }
 
     /// Samples of the averaged weights.
-    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<()> {
+    fn show(&self, folder: &ModelFolder, done: u64, weights: Shown<'_>) -> Result<Option<String>> {
         let network = TokenNetwork { score: self.score(weights.averaged), description: &self.description };
         let count = if self.description.tokenizer.is_some() { TEXTS } else { IMAGES };
         let options = TokenSampleOptions { count, steps: 64, ..TokenSampleOptions::default() };
         let sampled = sample_token_network(&network, &options, &mut |_, _| Ok(()))?;
         let ending = if self.description.tokenizer.is_some() { "txt" } else { "png" };
         let path = folder.path(&format!("samples/step_{done:06}_ema.{ending}"));
-        write_token_samples(&self.description, &path, &sampled.tokens)
+        write_token_samples(&self.description, &path, &sampled.tokens)?;
+        Ok(self.description.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(sampled.tokens.row(0))))
     }
 }

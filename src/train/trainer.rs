@@ -29,11 +29,14 @@ pub struct StepReport {
     pub lr: f64,
     /// Seconds this step took.
     pub step_seconds: f64,
-    /// Images per second of this step.
-    pub images_per_second: f64,
+    /// Rows of the batch, images or sequences, per second of this step.
+    pub rows_per_second: f64,
     /// Validation loss of the averaged weights, on the steps where it is computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// A sample, on the steps where text is drawn.
+    #[serde(skip)]
+    pub text: Option<String>,
 }
 
 /// Weights, averages, moments and counters: everything that a checkpoint holds; and the task, with its network and data.
@@ -142,8 +145,9 @@ impl<'a> Trainer<'a> {
             grad_norm: norm,
             lr,
             step_seconds: seconds,
-            images_per_second: self.config.batch as f64 / seconds,
+            rows_per_second: self.config.batch as f64 / seconds,
             val_loss: None,
+            text: None,
         };
         self.step += 1;
         Ok(report)
