@@ -147,6 +147,11 @@ pub fn is_recording() -> bool {
     PAUSED.get() || ACTIVE.with_borrow(|active| active.is_some())
 }
 
+/// Whether what this thread does is recorded, timed or checked, so that it must not be given to others.
+pub(crate) fn is_watching() -> bool {
+    is_recording() || CHECK.get() || profile::is_on()
+}
+
 /// Runs `body` on `inputs` and keeps these alone: what it computes in between is computed again when the gradient of its
 /// result comes back, with the same bits. Without a tape, `body` just runs.
 ///

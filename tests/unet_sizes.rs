@@ -196,6 +196,48 @@ proptest! {
     }
 }
 
+fn on_threads<T: Send>(threads: usize, body: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
+}
+
+#[test]
+fn images_that_threads_share_out_keep_their_bits_and_their_classes() {
+    let n = 13;
+    let numbers = normal(n, 8);
+    for class_embed in [ClassEmbed::None, ClassEmbed::Table(3), ClassEmbed::Timestep, ClassEmbed::Identity] {
+        let config = UNetConfig { class_embed, ..network(&[16, 24], (3, 3), 1) };
+        let setup = Setup::new(&config, [n, 9, 6], 7);
+        let width = config.time_embed_dim();
+        let vectors = Tensor::from_slice(&normal(n * width, 9), [n, width]).unwrap();
+        let forward = |rows: std::ops::Range<usize>| {
+            let part = vectors.rows(rows.start, rows.len()).unwrap();
+            let class = match class_embed {
+                ClassEmbed::None => None,
+                ClassEmbed::Table(_) => Some(ClassInput::Labels(&setup.labels[rows.clone()])),
+                ClassEmbed::Timestep => Some(ClassInput::Numbers(&numbers[rows.clone()])),
+                ClassEmbed::Identity => Some(ClassInput::Vectors(&part)),
+            };
+            let x = setup.x.rows(rows.start, rows.len()).unwrap();
+            let y = setup.unet.forward(&setup.params, &x, &setup.times[rows], class, Mode::Inference).unwrap();
+            bits(y.host().unwrap())
+        };
+        let alone = (0..n).flat_map(|i| forward(i..i + 1)).collect::<Vec<_>>();
+        for threads in [1, 2, 3, 5] {
+            assert!(on_threads(threads, || forward(0..n)) == alone, "{class_embed:?}: {threads} threads change bits");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_in_the_classes_of_many_images_is_about_all_of_them() {
+    let setup = Setup::new(&network(&[4, 8], (3, 3), 1), [16, 4, 4], 1);
+    for (class, got) in [(None, "none"), (Some(ClassInput::Labels(&[0; 9])), "another number or kind")] {
+        let run = || setup.unet.forward(&setup.params, &setup.x, &setup.times, class, Mode::Inference).unwrap_err();
+        let error = on_threads(3, || run().to_string());
+        assert_eq!(error, format!("class_labels: the model wants 16 labels from 0 to 2, got {got}"));
+    }
+}
+
 #[test]
 fn wrong_inputs_are_errors_that_say_what_was_expected() {
     let setup = Setup::new(&network(&[4, 8], (3, 3), 1), [2, 4, 4], 1);

@@ -1,5 +1,6 @@
 //! A classifier of noisy images: the U-Net's way down, and attention from one query to what is left (Dhariwal & Nichol 2021, sec. 4.3).
 
+use super::groups::in_groups;
 use super::layers::{Conv2d, Linear, Norm, TimeEmbedding};
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::unet_blocks::{Block, Level, Walk, build_down, build_mid};
@@ -160,6 +161,15 @@ impl Classifier {
         if t.len() != n {
             return Err(Error::Shape(format!("classifier: {n} images want {n} times, got {}", t.len())));
         }
+        in_groups(n, x.device(), mode, |rows| match rows.len() == n {
+            true => self.forward_group(p, x, t, mode),
+            false => self.forward_group(p, &x.rows(rows.start, rows.len())?, &t[rows], mode),
+        })
+    }
+
+    /// [`Classifier::forward`] of images that go through each layer together.
+    fn forward_group(&self, p: &Params, x: &Tensor, t: &[f32], mode: Mode) -> Result<Tensor> {
+        let (unet, n) = (&self.config.unet, t.len());
         let features =
             ops::time_features(t, unet.block_out_channels[0], unet.flip_sin_to_cos, unet.freq_shift, x.device())?;
         let emb = tape::scope("time_embedding", || ops::silu(&self.time.forward(p, &features)?))?;

@@ -2,6 +2,7 @@
 
 mod attn_block;
 mod classifier;
+mod groups;
 mod init;
 mod layers;
 mod mlp;

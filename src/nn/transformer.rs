@@ -11,6 +11,7 @@
 //! Without a noise level there are neither modulations nor gates. Norms have weights and no biases.
 
 use super::Mode;
+use super::groups::in_groups;
 use super::layers::Linear;
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::transformer_config::TransformerConfig;
@@ -186,6 +187,22 @@ impl Transformer {
     /// missing or not wanted.
     pub fn forward(&self, p: &Params, tokens: &[u32], n: usize, levels: Option<&[f32]>, mode: Mode) -> Result<Tensor> {
         self.check(tokens, n, levels)?;
+        let t = tokens.len() / n;
+        in_groups(n, p.device(), mode, |rows| {
+            let tokens = &tokens[rows.start * t..rows.end * t];
+            self.forward_group(p, tokens, rows.len(), levels.map(|levels| &levels[rows]), mode)
+        })
+    }
+
+    /// [`Transformer::forward`] of sequences that go through each layer together.
+    fn forward_group(
+        &self,
+        p: &Params,
+        tokens: &[u32],
+        n: usize,
+        levels: Option<&[f32]>,
+        mode: Mode,
+    ) -> Result<Tensor> {
         let width = self.config.width;
         let cond = tape::scope("sigma_map", || self.condition(p, levels))?;
         let rotary = self.rotations(p.device())?;

@@ -3,6 +3,7 @@
 //! Any height and width from 1: on the way up, features are resized by nearest neighbour to the skip's exact size,
 //! which equals doubling wherever the sizes divide.
 
+use super::groups::in_groups;
 use super::layers::{Conv2d, Norm, TimeEmbedding};
 use super::param::{Builder, Init, Layout, ParamId, ParamSpec, Params};
 use super::unet_blocks::{Block, Level, Walk, build_down, build_mid, build_up};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Conv, ConvExtras, GroupNorm};
 use crate::tape;
 use crate::tensor::{Dtype, Tensor};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What conditions each image.
@@ -24,6 +26,17 @@ pub enum ClassInput<'a> {
     Numbers(&'a [f32]),
     /// Vectors `[n, time_embed_dim]`, for `class_embed_type` "identity".
     Vectors(&'a Tensor),
+}
+
+impl ClassInput<'_> {
+    /// Runs `body` with what conditions the images of `rows`.
+    fn with_rows<T>(self, rows: Range<usize>, body: impl FnOnce(ClassInput<'_>) -> Result<T>) -> Result<T> {
+        match self {
+            ClassInput::Labels(labels) => body(ClassInput::Labels(&labels[rows])),
+            ClassInput::Numbers(values) => body(ClassInput::Numbers(&values[rows])),
+            ClassInput::Vectors(vectors) => body(ClassInput::Vectors(&vectors.rows(rows.start, rows.len())?)),
+        }
+    }
 }
 
 enum ClassEmbedding {
@@ -147,6 +160,42 @@ impl UNet {
         if t.len() != n {
             return Err(Error::Shape(format!("unet: {n} images want {n} times, got {}", t.len())));
         }
+        in_groups(n, x.device(), mode, |rows| {
+            // What is no class of these images is refused there, in a sentence about all of them.
+            if rows.len() == n || !self.takes(class, n) {
+                return self.forward_group(p, x, t, class, mode);
+            }
+            let x = x.rows(rows.start, rows.len())?;
+            let run = |class: Option<ClassInput<'_>>| self.forward_group(p, &x, &t[rows.clone()], class, mode);
+            match class {
+                Some(class) => class.with_rows(rows.clone(), |class| run(Some(class))),
+                None => run(None),
+            }
+        })
+    }
+
+    /// Whether `class` is what the configuration wants for `n` images.
+    fn takes(&self, class: Option<ClassInput<'_>>, n: usize) -> bool {
+        match (&self.class, class) {
+            (ClassEmbedding::None, None) => true,
+            (ClassEmbedding::Table(_), Some(ClassInput::Labels(labels))) => labels.len() == n,
+            (ClassEmbedding::Timestep(_), Some(ClassInput::Numbers(values))) => values.len() == n,
+            (ClassEmbedding::Identity, Some(ClassInput::Vectors(vectors))) => {
+                vectors.shape()[..] == [n, self.config.time_embed_dim()]
+            }
+            _ => false,
+        }
+    }
+
+    /// [`UNet::forward`] of images that go through each layer together.
+    fn forward_group(
+        &self,
+        p: &Params,
+        x: &Tensor,
+        t: &[f32],
+        class: Option<ClassInput<'_>>,
+        mode: Mode,
+    ) -> Result<Tensor> {
         let emb = tape::scope("time_embedding", || self.embedding(p, t, class, x.device()))?;
         let centred = if self.config.center_input_sample { Some(ops::affine(x, 2.0, -1.0)?) } else { None };
         let x = &ops::cast(centred.as_ref().unwrap_or(x), self.precision.dtype())?;
@@ -191,21 +240,20 @@ impl UNet {
             ops::time_features(values, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift, device)
         };
         let emb = self.time.forward(p, &features(t)?)?;
+        let takes = self.takes(class, n);
         let extra = match (&self.class, class) {
             (ClassEmbedding::None, None) => None,
-            (ClassEmbedding::Table(weight), Some(ClassInput::Labels(labels))) if labels.len() == n => {
+            (ClassEmbedding::Table(weight), Some(ClassInput::Labels(labels))) if takes => {
                 let rows = p.get(*weight).shape()[0];
                 if let Some(bad) = labels.iter().find(|l| **l as usize >= rows) {
                     return Err(Error::Usage(format!("class label {bad}: the model has rows 0 to {}", rows - 1)));
                 }
                 Some(ops::embed(p.get(*weight), labels)?)
             }
-            (ClassEmbedding::Timestep(layers), Some(ClassInput::Numbers(values))) if values.len() == n => {
+            (ClassEmbedding::Timestep(layers), Some(ClassInput::Numbers(values))) if takes => {
                 Some(layers.forward(p, &features(values)?)?)
             }
-            (ClassEmbedding::Identity, Some(ClassInput::Vectors(vectors))) if vectors.shape() == emb.shape() => {
-                Some(vectors.clone())
-            }
+            (ClassEmbedding::Identity, Some(ClassInput::Vectors(vectors))) if takes => Some(vectors.clone()),
             (ClassEmbedding::None, Some(_)) => {
                 return Err(Error::Usage("class labels were given, but the model has no class conditioning".into()));
             }

@@ -61,6 +61,11 @@ pub fn profile<T>(clock: fn() -> f64, body: impl FnOnce() -> T) -> (T, Vec<Row>)
     (value, PROFILE.replace(outer).rows)
 }
 
+/// Whether the timer of this thread is on.
+pub(super) fn is_on() -> bool {
+    ON.get()
+}
+
 /// Ends a lap: the time since the last one was that of `name`.
 pub fn lap(name: &'static str) {
     with(|profile, seconds| {

@@ -1,0 +1,101 @@
+//! Inference on many images or sequences at once: each thread takes its own through the whole network, so that what one layer leaves is still
+//! in that core's cache when the next one reads it, and no thread waits for another after every layer.
+
+use super::Mode;
+use crate::device::Device;
+use crate::error::Result;
+use crate::tape;
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// The least of a group: each reads all weights for itself.
+const LEAST: usize = 4;
+
+/// The most of a group, so that it stays in the cache. Measured on Zen 5, milliseconds of the `small` preset on 64 images for groups of 4, 8, 16
+/// and 32: 67.0, 66.4, 67.1, 73.0, and 84.7 for all together; of the `cifar10` preset on 16 for groups of 1, 2, 4 and 8: 326, 306, 302, 300,
+/// and 301 together.
+const MOST: usize = 8;
+
+/// Calls `run` on consecutive ranges that make up `0..n`, a group for each thread where there are enough and as often as it takes, and joins the
+/// results along their first axis. `run` must treat each row alone and by the same operations whatever stands beside it; so the result is the
+/// same for any number of threads.
+///
+/// # Errors
+/// Those of `run`.
+pub(super) fn in_groups(
+    n: usize,
+    device: Device,
+    mode: Mode,
+    run: impl Fn(Range<usize>) -> Result<Tensor> + Sync,
+) -> Result<Tensor> {
+    let threads = rayon::current_num_threads();
+    // Dropout's masks count from the first row.
+    let is_plain = matches!(mode, Mode::Inference) && device == Device::Cpu && !tape::is_watching();
+    if threads.min(n / LEAST) < 2 || !is_plain {
+        return run(0..n);
+    }
+    let mut parts = Vec::new();
+    // No more groups at a time than threads: one that waits for another would begin a further group and hold the tensors of both.
+    for round in cut(0..n, n.div_ceil(threads * MOST)) {
+        let groups: Vec<_> = cut(round.clone(), threads.min(round.len() / LEAST).max(1)).collect();
+        let done = groups.into_par_iter().with_max_len(1).map(&run).collect::<Result<Vec<Tensor>>>()?;
+        parts.extend(done);
+    }
+    Tensor::stack_rows(&parts, parts[0].shape().with_rows(n))
+}
+
+/// `range` in so many pieces of nearly equal length.
+fn cut(range: Range<usize>, pieces: usize) -> impl Iterator<Item = Range<usize>> {
+    let at = move |piece: usize| range.start + piece * range.len() / pieces;
+    (0..pieces).map(move |piece| at(piece)..at(piece + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threads<T: Send>(count: usize, body: impl FnOnce() -> T + Send) -> T {
+        rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(body)
+    }
+
+    /// Rows that hold their own number, and the ranges that were asked for.
+    fn run(n: usize, mode: Mode) -> (Vec<f32>, Vec<Range<usize>>) {
+        let ranges = std::sync::Mutex::new(Vec::new());
+        let y = in_groups(n, Device::Cpu, mode, |range| {
+            ranges.lock().unwrap().push(range.clone());
+            let values: Vec<f32> = range.clone().map(|row| row as f32).collect();
+            Tensor::from_slice(&values, [range.len(), 1])
+        });
+        let mut ranges = ranges.into_inner().unwrap();
+        ranges.sort_by_key(|range| range.start);
+        (y.unwrap().to_vec().unwrap(), ranges)
+    }
+
+    #[test]
+    fn groups_make_up_the_whole_in_its_order() {
+        for (count, n, wanted) in [
+            (3, 13, vec![0..4, 4..8, 8..13]),
+            (4, 9, vec![0..4, 4..9]),
+            (4, 7, vec![0..7]),
+            (1, 64, vec![0..64]),
+            (2, 33, vec![0..5, 5..11, 11..16, 16..22, 22..27, 27..33]),
+        ] {
+            let (rows, ranges) = threads(count, || run(n, Mode::Inference));
+            assert_eq!(ranges, wanted, "{count} threads");
+            assert!(rows.iter().enumerate().all(|(i, row)| *row == i as f32), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_recorded_or_dropped_out_stays_together() {
+        let address = crate::rng::Address::new(0, crate::rng::Purpose::Test);
+        assert_eq!(threads(2, || run(16, Mode::Training(address)).1), [0..16]);
+        assert_eq!(threads(2, || tape::Tape::record(|| Ok(run(16, Mode::Inference).1)).unwrap().0), [0..16]);
+        let clock: fn() -> f64 = || 0.0;
+        assert_eq!(threads(2, || tape::profile::profile(clock, || run(16, Mode::Inference).1).0), [0..16]);
+        let mut ranges = Vec::new();
+        threads(2, || tape::find_non_finite(|| Ok(ranges = run(16, Mode::Inference).1)).unwrap());
+        assert_eq!(ranges, [0..16]);
+    }
+}
