@@ -4,6 +4,7 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor};
+use std::sync::Arc;
 
 /// Index of a parameter in its [`Params`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +79,10 @@ impl Builder {
     }
 }
 
-/// The values of a network's parameters, in the order of its specs.
+/// The values of a network's parameters, in the order of its specs. A clone shares the list until either changes.
 #[derive(Clone)]
 pub struct Params {
-    tensors: Vec<Tensor>,
+    tensors: Arc<Vec<Tensor>>,
 }
 
 impl Params {
@@ -96,7 +97,8 @@ impl Params {
         if let Some((s, t)) = specs.iter().zip(&tensors).find(|(s, t)| s.shape != t.shape()) {
             return Err(Error::Shape(format!("parameter {}: expected {}, got {}", s.name, s.shape, t.shape())));
         }
-        Ok(Params { tensors: tensors.into_iter().map(|t| t.with_grad(trainable)).collect() })
+        let tensors: Vec<Tensor> = tensors.into_iter().map(|t| t.with_grad(trainable)).collect();
+        Ok(Params { tensors: Arc::new(tensors) })
     }
 
     /// One parameter.
@@ -111,7 +113,7 @@ impl Params {
 
     /// All parameters, for an optimiser.
     pub fn tensors_mut(&mut self) -> &mut [Tensor] {
-        &mut self.tensors
+        Arc::make_mut(&mut self.tensors).as_mut_slice()
     }
 
     /// Where they live; a network without parameters counts as on the host.
@@ -125,7 +127,7 @@ impl Params {
     /// As [`Tensor::to_device`].
     pub fn to_device(&self, device: Device) -> Result<Params> {
         let copies = self.tensors.iter().map(|t| Ok(t.to_device(device)?.with_grad(t.requires_grad())));
-        Ok(Params { tensors: copies.collect::<Result<_>>()? })
+        Ok(Params { tensors: Arc::new(copies.collect::<Result<_>>()?) })
     }
 
     /// Number of scalars.

@@ -31,12 +31,12 @@ pub(super) struct Walk<'a> {
     emb: &'a Tensor,
     mode: Mode,
     /// Where blocks are computed again for their gradients.
-    shared: Option<Arc<Params>>,
+    shared: Option<Params>,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(p: &'a Params, emb: &'a Tensor, mode: Mode, recompute: bool) -> Walk<'a> {
-        let shared = (recompute && tape::is_recording()).then(|| Arc::new(p.clone()));
+        let shared = (recompute && tape::is_recording()).then(|| p.clone());
         Walk { p, emb, mode, shared }
     }
 
@@ -87,13 +87,7 @@ impl Block {
     }
 
     /// The same, of which the tape keeps x and emb alone.
-    fn forward_recomputed(
-        self: &Arc<Block>,
-        p: &Arc<Params>,
-        x: Joined<'_>,
-        emb: &Tensor,
-        mode: Mode,
-    ) -> Result<Tensor> {
+    fn forward_recomputed(self: &Arc<Block>, p: &Params, x: Joined<'_>, emb: &Tensor, mode: Mode) -> Result<Tensor> {
         let (block, p) = (self.clone(), p.clone());
         let inputs = [emb, x.first].into_iter().chain(x.second).cloned().collect();
         tape::recompute(inputs, move |t| block.forward(&p, Joined { first: &t[1], second: t.get(2) }, &t[0], mode))
