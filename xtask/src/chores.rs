@@ -34,9 +34,9 @@ pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
     let nvrtc = find_nvrtc()?;
     with_nvrtc(Step::cargo("test --workspace").with(extra), nvrtc.as_deref()).run()?;
     if extra.is_empty() {
-        for level in ["portable", "avx2"] {
+        for level in ["portable", "avx2", "avx512"] {
             println!("\n==> TWEEDIE_SIMD={level}");
-            let step = Step::cargo("test --test ops --test diffusers_parity").env("TWEEDIE_SIMD", level);
+            let step = Step::cargo("test --test ops --test bf16 --test diffusers_parity").env("TWEEDIE_SIMD", level);
             with_nvrtc(step, nvrtc.as_deref()).run()?;
         }
     }
