@@ -13,17 +13,22 @@ mod profile;
 mod text;
 
 use common::{Bench, Row, Work};
+use std::process::ExitCode;
 use std::time::Instant;
 use text::{BATCH, Model, conditioned, plain};
-use tweedie::Result;
 use tweedie::device::{Device, pool_stats, reset_peak, reset_pool_peak};
 use tweedie::discrete::TokenSampler;
 use tweedie::nn::TransformerConfig;
+use tweedie::{Result, cli};
 
 const NOTES: &str = "MiB: most memory held in tensors and temporaries; training holds weights, their average, two moments \
 and gradients.";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    cli::exit(run())
+}
+
+fn run() -> Result<()> {
     if std::env::args().any(|argument| argument == "--profile") {
         return profiles();
     }
@@ -83,7 +88,8 @@ fn measure(bench: &mut Bench, name: String, flops: f64, mut run: impl FnMut() ->
 }
 
 fn profiles() -> Result<()> {
-    let (steps, is_wanted) = profile::arguments();
+    let names = ["plain forward", "plain training step", "modulated forward", "modulated training step"];
+    let (steps, is_wanted) = profile::arguments(&names)?;
     for (name, config) in [("plain", plain()), ("modulated", conditioned())] {
         let mut model = Model::new(&config)?;
         let [forward, training] = ["forward", "training step"].map(|what| format!("{name} {what}, batch {BATCH}"));

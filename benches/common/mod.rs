@@ -273,9 +273,14 @@ pub(crate) fn median(samples: &mut [f64]) -> f64 {
 /// The processor and the instruction set in use.
 pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-    format!("{model} with {:?}", simd::level())
+    let value = |name: &str| {
+        let (_, value) = info.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'))?;
+        Some(value.trim())
+    };
+    let model = value("model name").unwrap_or(std::env::consts::ARCH);
+    // Virtual machines tell little by their name; AMD's family 25 is Zen 3 and 4, 26 is Zen 5.
+    let family = value("cpu family").map_or(String::new(), |family| format!(" family {family}"));
+    format!("{model}{family} with {:?}", simd::level())
 }
 
 /// Today's date in UTC, `2025-01-31`.

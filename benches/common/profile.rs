@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 use tweedie::device::{Device, peak_bytes};
 use tweedie::tape::profile::{Lap, Row, profile};
-use tweedie::{Result, simd};
+use tweedie::{Error, Result, simd};
 
 /// Steps before those that are timed: buffers are taken and weights packed in them.
 const WARM: usize = 2;
@@ -54,12 +54,32 @@ fn clock() -> fn() -> f64 {
 }
 
 /// Steps that are timed, and whether a piece of work is wanted by its name.
-pub(crate) fn arguments() -> (usize, impl Fn(&str) -> bool) {
-    let steps = std::env::args().find_map(|a| a.strip_prefix("--steps=")?.parse().ok()).unwrap_or(5);
-    let only: Option<String> = std::env::args().find_map(|a| Some(a.strip_prefix("--only=")?.to_string()));
+///
+/// # Errors
+/// [`Error::Usage`] for an argument that is none, and where `names` has no wanted work.
+pub(crate) fn arguments(names: &[&str]) -> Result<(usize, impl Fn(&str) -> bool + use<>)> {
+    let (mut steps, mut only) = (5, String::new());
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("--steps", count)) => {
+                let count = count.parse().ok().filter(|&count| count > 0);
+                steps = count.ok_or_else(|| Error::Usage(format!("{argument}: expected a count of at least 1")))?;
+            }
+            Some(("--only", text)) => only = text.into(),
+            _ if ["--bench", "--profile", "--cpu", "--shapes", "--recompute"].contains(&argument.as_str()) => {}
+            _ => {
+                return Err(Error::Usage(format!(
+                    "{argument} is unknown; known: --profile, --cpu, --shapes, --recompute, --only=TEXT, --steps=N"
+                )));
+            }
+        }
+    }
+    if !names.iter().any(|name| name.contains(&only)) {
+        return Err(Error::Usage(format!("--only={only}: expected a part of one of: {}", names.join(", "))));
+    }
     println!("machine: {}, {} threads", super::common::machine(), rayon::current_num_threads());
-    println!("{} steps after {WARM}; each op's least time. SIMD: {:?}\n", steps, simd::level());
-    (steps, move |name| only.as_ref().is_none_or(|only| name.contains(only.as_str())))
+    println!("{steps} steps after {WARM}; each op's least time. SIMD: {:?}\n", simd::level());
+    Ok((steps, move |name: &str| name.contains(&only)))
 }
 
 /// Prints the table of `step`: of each op the least time of all steps, so that the lines may sum to less than the whole.

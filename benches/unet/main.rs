@@ -19,8 +19,8 @@ mod scaling;
 
 use common::{Bench, Row, Work};
 use flops::UNetFlops;
+use std::process::ExitCode;
 use std::time::Instant;
-use tweedie::Result;
 use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::{pool_stats, reset_pool_peak};
@@ -28,11 +28,16 @@ use tweedie::nn::{Mode, Precision, UNet, initialise};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tensor::Tensor;
 use tweedie::train::Trainer;
+use tweedie::{Result, cli};
 
 const NOTES: &str = "MiB: most memory held in tensors and temporaries; training holds weights, their average, two moments \
 and gradients.";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    cli::exit(run())
+}
+
+fn run() -> Result<()> {
     if std::env::args().any(|argument| argument == "--profile") {
         return profiles::run();
     }

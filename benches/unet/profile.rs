@@ -13,7 +13,8 @@ use tweedie::train::Trainer;
 
 /// Profiles both presets, forward and training. `--shapes` gives each shape its line.
 pub(crate) fn run() -> Result<()> {
-    let (steps, is_wanted) = arguments();
+    let names = ["cifar10 forward", "cifar10 training", "small forward", "small training"];
+    let (steps, is_wanted) = arguments(&names)?;
     for (preset, batch, shape) in [("cifar10", 8, [16, 32, 32, 3]), ("small", 64, [128, 32, 32, 1])] {
         let data = noise_images(shape, if preset == "small" { 10 } else { 0 })?;
         let wanted = |what: &str| is_wanted(&format!("{preset} {what}"));
