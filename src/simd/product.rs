@@ -53,8 +53,11 @@ pub(crate) fn multiply_gathered(
             }
             // SAFETY: every run of every row is inside the data by the assertion; the panel holds k rows of NR.
             unsafe { kernel::rows(&bases, a.runs, b.panel(panel).as_ptr(), columns, &mut tile) };
-            for r in 0..live {
-                store(names[r], panel * NR, &tile[r][..columns]);
+            if columns == NR {
+                // Of whole pieces the compiler knows the length.
+                tile[..live].iter().zip(names).for_each(|(sums, name)| store(name, panel * NR, sums.as_slice()));
+            } else {
+                tile[..live].iter().zip(names).for_each(|(sums, name)| store(name, panel * NR, &sums[..columns]));
             }
         }
     }

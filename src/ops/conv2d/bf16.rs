@@ -3,7 +3,7 @@
 //! Weights stay f32 and are rounded while they are packed; their gradient is f32. Images are padded to an even number of channels where
 //! theirs is odd, so that a pixel is whole words.
 
-use super::cpu::{margin, taps};
+use super::cpu::{Class, margin};
 use super::padded::Padded;
 use super::{ConvExtras, Sizes};
 use crate::device::{Device, DisjointMut};
@@ -93,34 +93,34 @@ pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
     let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], Dtype::Bf16, Device::Cpu)?;
     let out = DisjointMut::new(dx.host_mut::<bf16>()?);
     let stride = s.conv.stride;
-    for residue_y in 0..stride.min(s.h) {
-        for residue_x in 0..stride.min(s.w) {
-            let (taps_y, taps_x) = (taps(residue_y, s.kh, &s), taps(residue_x, s.kw, &s));
-            // One run for each tap, joined where they touch; the packed rows follow the same order.
-            let (mut runs, mut order): (Vec<PairRun>, Vec<usize>) = (Vec::new(), Vec::new());
-            for &(ky, shift_y) in &taps_y {
-                for &(kx, shift_x) in &taps_x {
-                    let (y, x) = (shift_y + rows.0 as isize, shift_x + columns.0 as isize);
-                    let a = padded.at(0, y as usize, x as usize);
-                    match runs.last_mut() {
-                        Some(run) if run.a + run.len == a => run.len += padded.c,
-                        _ => runs.push(PairRun { a, b: order.len() * padded.c, len: padded.c }),
-                    }
-                    order.push(ky * s.kw + kx);
+    // The taps of all classes, one after the other.
+    let classes = Class::all(&s);
+    let order: Vec<usize> = classes.iter().flat_map(|class| class.order(&s)).collect();
+    let packed = pairs::backward_weights(w, [s.c_out, s.kh * s.kw, s.c_in], &order);
+    let mut taken = 0;
+    for Class { residue: [residue_y, residue_x], taps: [taps_y, taps_x], count: [class_h, class_w] } in classes {
+        // One run for each tap, joined where they touch.
+        let mut runs: Vec<PairRun> = Vec::new();
+        for &(_, shift_y) in &taps_y {
+            for &(_, shift_x) in &taps_x {
+                let (y, x) = (shift_y + rows.0 as isize, shift_x + columns.0 as isize);
+                let a = padded.at(0, y as usize, x as usize);
+                match runs.last_mut() {
+                    Some(run) if run.a + run.len == a => run.len += padded.c,
+                    _ => runs.push(PairRun { a, b: taken, len: padded.c }),
                 }
+                taken += padded.c;
             }
-            let packed = pairs::backward_weights(w, [s.c_out, s.kh * s.kw, s.c_in], &order);
-            let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
-            let class = class_h * class_w;
-            let base = |p: usize| padded.at(p / class, p % class / class_w, p % class_w);
-            let dy = Rows { words: padded.data(), base, runs: &runs };
-            let place = |p: usize| {
-                let (image, i, x) = (p / class, p % class / class_w, p % class_w);
-                ((image * s.h + stride * i + residue_y) * s.w + stride * x + residue_x) * s.c_in
-            };
-            let to = Output { y: out, place, bias: None, per_group: None, residual: None };
-            pairs::multiply_rows(s.n * class, dy, &packed, to);
         }
+        let class = class_h * class_w;
+        let base = |p: usize| padded.at(p / class, p % class / class_w, p % class_w);
+        let dy = Rows { words: padded.data(), base, runs: &runs };
+        let place = |p: usize| {
+            let (image, i, x) = (p / class, p % class / class_w, p % class_w);
+            ((image * s.h + stride * i + residue_y) * s.w + stride * x + residue_x) * s.c_in
+        };
+        let to = Output { y: out, place, bias: None, per_group: None, residual: None };
+        pairs::multiply_rows(s.n * class, dy, &packed, to);
     }
     Ok(dx)
 }

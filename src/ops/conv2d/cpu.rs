@@ -1,13 +1,14 @@
 //! The CPU side of [`super::conv2d`].
 
 use super::padded::Padded;
-use super::windows::Windows;
+use super::windows::{Product, Windows, multiply};
 use super::{ConvExtras, Sizes, bf16, winograd};
-use crate::device::{Device, DisjointMut, Scratch};
+use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
 use crate::ops::kept;
 use crate::simd::{Packed, Run, accumulate_outer};
 use crate::tensor::{Dtype, Tensor};
+use std::sync::OnceLock;
 
 pub(super) fn forward(
     x: &Tensor,
@@ -42,8 +43,8 @@ pub(super) fn forward(
     let mut y = Tensor::empty([s.n, s.h_out, s.w_out, s.c_out], Dtype::F32, Device::Cpu)?;
     let out = DisjointMut::new(y.host_mut::<f32>()?);
     let image_values = s.h_out * s.w_out * s.c_out;
-    let place = |image: usize, y: usize| (image * s.h_out + y) * s.w_out * s.c_out;
-    windows.multiply(&runs, &packed, place, s.c_out, |at, j, sums| {
+    let place = |_, image: usize, y: usize| (image * s.h_out + y) * s.w_out * s.c_out;
+    multiply(&[Product { windows, runs, b: &packed }], place, s.c_out, |at, j, sums| {
         let line = out.slice(at + j, sums.len());
         line.copy_from_slice(sums);
         if let Some(b) = bias {
@@ -95,7 +96,7 @@ pub(super) fn backward_weight(x: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
 
 /// Along one axis, for input positions of one residue modulo the stride: position `stride·i + residue` receives
 /// dy at `i + shift` through kernel tap `tap`, for each pair.
-pub(super) fn taps(residue: usize, k: usize, s: &Sizes) -> Vec<(usize, isize)> {
+fn taps(residue: usize, k: usize, s: &Sizes) -> Vec<(usize, isize)> {
     let stride = s.conv.stride as isize;
     // Descending taps have ascending shifts, so that with stride 1 neighbouring taps form one run.
     (0..k)
@@ -132,42 +133,77 @@ pub(super) fn backward_x(weight: &Tensor, dy: &Tensor, s: Sizes) -> Result<Tenso
     let mut dx = Tensor::empty([s.n, s.h, s.w, s.c_in], Dtype::F32, Device::Cpu)?;
     let out = DisjointMut::new(dx.host_mut::<f32>()?);
     let stride = s.conv.stride;
-    for residue_y in 0..stride.min(s.h) {
-        for residue_x in 0..stride.min(s.w) {
-            let (taps_y, taps_x) = (taps(residue_y, s.kh, &s), taps(residue_x, s.kw, &s));
-            let (class_h, class_w) = ((s.h - residue_y).div_ceil(stride), (s.w - residue_x).div_ceil(stride));
-            let first_row = |shift: isize| (shift + rows.0 as isize) as usize;
-            let windows = Windows {
-                x: dy,
-                size: [s.n, s.h_out, s.w_out, s.c_out],
-                rows,
-                columns,
-                span: taps_y.iter().map(|(_, shift)| first_row(*shift) + 1).max().unwrap_or(1),
-                stride: 1,
-                count: [class_h, class_w],
-            };
-            // One run for each tap, joined where they touch; the packed rows follow the same order.
-            let (mut runs, mut order): (Vec<Run>, Vec<usize>) = (Vec::new(), Vec::new());
-            for &(ky, shift_y) in &taps_y {
-                for &(kx, shift_x) in &taps_x {
-                    let offset = windows.at(first_row(shift_y), (shift_x + columns.0 as isize) as usize);
-                    match runs.last_mut() {
-                        Some(run) if run.offset + run.len == offset => run.len += s.c_out,
-                        _ => runs.push(Run { offset, len: s.c_out }),
-                    }
-                    order.push(ky * s.kw + kx);
-                }
-            }
-            let k = order.len() * s.c_out;
-            let packed = Packed::from_rows(k, s.c_in, |row| {
+    let classes = Class::all(&s);
+    // The packed rows follow the order of a class's taps.
+    let packed: Vec<OnceLock<Packed>> = classes.iter().map(|_| OnceLock::new()).collect();
+    for_each_block(classes.len(), 20 * w.len() / classes.len().max(1), |class| {
+        let order = classes[class].order(&s);
+        packed[class].get_or_init(|| {
+            Packed::from_rows(order.len() * s.c_out, s.c_in, |row| {
                 let (tap, channel) = (order[row / s.c_out], row % s.c_out);
                 &w[(channel * s.kh * s.kw + tap) * s.c_in..][..s.c_in]
-            });
-            let place = |image: usize, i: usize| ((image * s.h + stride * i + residue_y) * s.w + residue_x) * s.c_in;
-            windows.multiply(&runs, &packed, place, stride * s.c_in, |at, j, sums| {
-                out.slice(at + j, sums.len()).copy_from_slice(sums);
-            });
+            })
+        });
+    });
+    let products = classes.iter().zip(packed.iter().filter_map(OnceLock::get)).map(|(class, b)| {
+        let first_row = |shift: isize| (shift + rows.0 as isize) as usize;
+        let [taps_y, taps_x] = &class.taps;
+        let windows = Windows {
+            x: dy,
+            size: [s.n, s.h_out, s.w_out, s.c_out],
+            rows,
+            columns,
+            span: taps_y.iter().map(|(_, shift)| first_row(*shift) + 1).max().unwrap_or(1),
+            stride: 1,
+            count: class.count,
+        };
+        // One run for each tap, joined where they touch.
+        let mut runs: Vec<Run> = Vec::new();
+        for (_, shift_y) in taps_y {
+            for (_, shift_x) in taps_x {
+                let offset = windows.at(first_row(*shift_y), (shift_x + columns.0 as isize) as usize);
+                match runs.last_mut() {
+                    Some(run) if run.offset + run.len == offset => run.len += s.c_out,
+                    _ => runs.push(Run { offset, len: s.c_out }),
+                }
+            }
         }
-    }
+        Product { windows, runs, b }
+    });
+    let place = |class: usize, image: usize, i: usize| {
+        let [residue_y, residue_x] = classes[class].residue;
+        ((image * s.h + stride * i + residue_y) * s.w + residue_x) * s.c_in
+    };
+    multiply(&products.collect::<Vec<_>>(), place, stride * s.c_in, |at, j, sums| {
+        out.slice(at + j, sums.len()).copy_from_slice(sums);
+    });
     Ok(dx)
+}
+
+/// The pixels of an input gradient that receive the same taps: those of one residue modulo the stride, down and across.
+pub(super) struct Class {
+    pub(super) residue: [usize; 2],
+    /// What [`taps`] says of each axis.
+    pub(super) taps: [Vec<(usize, isize)>; 2],
+    /// Such pixels down and across an image.
+    pub(super) count: [usize; 2],
+}
+
+impl Class {
+    pub(super) fn all(s: &Sizes) -> Vec<Class> {
+        let stride = s.conv.stride;
+        let residues = (0..stride.min(s.h)).flat_map(|y| (0..stride.min(s.w)).map(move |x| [y, x]));
+        let class = |residue: [usize; 2]| Class {
+            residue,
+            taps: [taps(residue[0], s.kh, s), taps(residue[1], s.kw, s)],
+            count: [(s.h - residue[0]).div_ceil(stride), (s.w - residue[1]).div_ceil(stride)],
+        };
+        residues.map(class).collect()
+    }
+
+    /// Its taps, by rows.
+    pub(super) fn order(&self, s: &Sizes) -> Vec<usize> {
+        let [down, across] = &self.taps;
+        down.iter().flat_map(|(ky, _)| across.iter().map(move |(kx, _)| ky * s.kw + kx)).collect()
+    }
 }

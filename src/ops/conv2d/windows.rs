@@ -41,42 +41,6 @@ impl Windows<'_> {
         (self.rows, self.columns) != ((0, 0), (0, 0))
     }
 
-    /// The `runs` of every window times `b`. `store(place(image, y) + x·step, j, sums)` receives the sums of window (y, x) from column j on, from
-    /// several threads.
-    pub(super) fn multiply(
-        &self,
-        runs: &[Run],
-        b: &Packed,
-        place: impl Fn(usize, usize) -> usize + Sync + Send,
-        step: usize,
-        store: impl Fn(usize, usize, &[f32]) + Sync + Send,
-    ) {
-        let [down, across] = self.count;
-        let all = self.size[0] * down;
-        let rows = (WINDOWS / across.max(1)).clamp(1, all.max(1));
-        let blocks = all.div_ceil(rows);
-        // Few windows: the panels are dealt out too.
-        let panels = b.panels().div_ceil(JOBS.div_ceil(blocks.max(1)));
-        let groups = b.panels().div_ceil(panels.max(1));
-        let images = rows.div_ceil(down.max(1)) + 1;
-        let memory = (rows * self.stride + images * self.span) * self.padded_width() * self.size[3];
-        let memory = if self.is_padded() { memory } else { 0 };
-        let flops = 2 * rows * across * panels * b.k() * b.n().div_ceil(b.panels().max(1));
-        for_each_block_with(blocks * groups, flops, memory, |job, memory| {
-            let (first, panel) = (job / groups * rows, job % groups * panels);
-            let count = rows.min(all - first);
-            // Where each row's first window begins, and where its sums go.
-            let (mut from, mut to) = ([0; WINDOWS], [0; WINDOWS]);
-            for r in 0..count {
-                to[r] = place((first + r) / down, (first + r) % down);
-            }
-            let data = self.gather(first, count, memory, &mut from);
-            let steps = [self.stride * self.size[3], step];
-            let windows = Places { from: &from[..count], to: &to[..count], across, steps, next: [0, 0] };
-            multiply_gathered(Gather { data, runs }, b, panel..b.panels().min(panel + panels), windows, &store);
-        });
-    }
-
     /// The pixels of `count` rows of windows, and where each row begins.
     fn gather<'m>(&'m self, first: usize, count: usize, memory: &'m mut [f32], from: &mut [usize]) -> &'m [f32] {
         let ([_, h, w, c], [down, _]) = (self.size, self.count);
@@ -116,6 +80,91 @@ impl Windows<'_> {
         middle.copy_from_slice(&self.x[(image * h + y) * w * c..][..w * c]);
         right.fill(0.0);
     }
+}
+
+/// Windows times an operand.
+pub(super) struct Product<'a> {
+    /// The left operand.
+    pub(super) windows: Windows<'a>,
+    /// Which elements of a window make up its row.
+    pub(super) runs: Vec<Run>,
+    /// The right operand.
+    pub(super) b: &'a Packed,
+}
+
+/// How a product is cut into jobs: some rows of windows against some panels.
+struct Cut {
+    rows: usize,
+    blocks: usize,
+    panels: usize,
+    groups: usize,
+    memory: usize,
+    flops: usize,
+}
+
+impl Product<'_> {
+    fn cut(&self) -> Cut {
+        let (windows, b) = (&self.windows, self.b);
+        let [down, across] = windows.count;
+        let all = windows.size[0] * down;
+        let rows = (WINDOWS / across.max(1)).clamp(1, all.max(1));
+        let blocks = all.div_ceil(rows);
+        // Few windows: the panels are dealt out too.
+        let panels = b.panels().div_ceil(JOBS.div_ceil(blocks.max(1)));
+        let groups = b.panels().div_ceil(panels.max(1));
+        let images = rows.div_ceil(down.max(1)) + 1;
+        let memory = (rows * windows.stride + images * windows.span) * windows.padded_width() * windows.size[3];
+        let memory = if windows.is_padded() { memory } else { 0 };
+        let flops = 2 * rows * across * panels * b.k() * b.n().div_ceil(b.panels().max(1));
+        Cut { rows, blocks, panels, groups, memory, flops }
+    }
+
+    fn job(
+        &self,
+        cut: &Cut,
+        job: usize,
+        memory: &mut [f32],
+        place: impl Fn(usize, usize) -> usize,
+        step: usize,
+        store: impl Fn(usize, usize, &[f32]),
+    ) {
+        let (windows, b) = (&self.windows, self.b);
+        let [down, across] = windows.count;
+        let (first, panel) = (job / cut.groups * cut.rows, job % cut.groups * cut.panels);
+        let count = cut.rows.min(windows.size[0] * down - first);
+        // Where each row's first window begins, and where its sums go.
+        let (mut from, mut to) = ([0; WINDOWS], [0; WINDOWS]);
+        for r in 0..count {
+            to[r] = place((first + r) / down, (first + r) % down);
+        }
+        let data = windows.gather(first, count, memory, &mut from);
+        let steps = [windows.stride * windows.size[3], step];
+        let places = Places { from: &from[..count], to: &to[..count], across, steps, next: [0, 0] };
+        let panels = panel..b.panels().min(panel + cut.panels);
+        multiply_gathered(Gather { data, runs: &self.runs }, b, panels, places, &store);
+    }
+}
+
+/// All products, in one parallel region. `store(place(product, image, y) + x·step, j, sums)` receives the sums of its window (y, x) from column
+/// j on, from several threads.
+pub(super) fn multiply(
+    products: &[Product<'_>],
+    place: impl Fn(usize, usize, usize) -> usize + Sync + Send,
+    step: usize,
+    store: impl Fn(usize, usize, &[f32]) + Sync + Send,
+) {
+    let cuts: Vec<Cut> = products.iter().map(Product::cut).collect();
+    let jobs = |cut: &Cut| cut.blocks * cut.groups;
+    let memory = cuts.iter().map(|cut| cut.memory).max().unwrap_or(0);
+    let flops = cuts.iter().map(|cut| cut.flops).min().unwrap_or(0);
+    for_each_block_with(cuts.iter().map(jobs).sum(), flops, memory, |job, memory| {
+        let (mut which, mut job) = (0, job);
+        while job >= jobs(&cuts[which]) {
+            job -= jobs(&cuts[which]);
+            which += 1;
+        }
+        products[which].job(&cuts[which], job, memory, |image, y| place(which, image, y), step, &store);
+    });
 }
 
 /// Where the windows of some rows begin, and where their sums go.
