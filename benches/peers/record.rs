@@ -125,6 +125,7 @@ impl Stored {
     }
 }
 
+const MACHINE: usize = 1;
 const ITEM: usize = 3;
 const UNIT: usize = 4;
 const OURS: usize = 5;
@@ -132,15 +133,17 @@ const PEER: usize = 7;
 const VARIANT: usize = 8;
 const THEIRS: usize = 9;
 
-/// Prints the newest rows of each item as Markdown.
+/// Prints the newest rows of each item as Markdown, those of the machine that the last row is of.
 ///
 /// # Errors
 /// [`Error::Io`] if there is no record.
 pub(crate) fn print_table() -> Result<()> {
     let path = path();
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let rows: Vec<Stored> =
+    let mut rows: Vec<Stored> =
         text.lines().skip(1).map(|line| Stored { fields: line.split(',').map(String::from).collect() }).collect();
+    let machine = rows.last().map_or(String::new(), |row| row.text(MACHINE).to_string());
+    rows.retain(|row| row.text(MACHINE) == machine);
     let mut items: Vec<&str> = Vec::new();
     for row in &rows {
         if !items.contains(&row.text(ITEM)) {
@@ -159,7 +162,7 @@ pub(crate) fn print_table() -> Result<()> {
     let mut titles: Vec<String> = rows.iter().map(|row| format!("{}, {}", row.text(PEER), row.text(0))).collect();
     titles.sort();
     titles.dedup();
-    println!("\n{}", titles.join("; "));
+    println!("\n{machine}: {}", titles.join("; "));
     Ok(())
 }
 

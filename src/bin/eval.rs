@@ -23,7 +23,8 @@ use tweedie::{Error, Result};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:
+    after_help = cli::help(
+        "Examples:
   eval --model runs/digits --metric loss
   eval --model runs/digits --metric loss --weights raw --count 100 --json
   eval --model runs/digits --metric bpd --metric ode-bpd --count 60
@@ -31,6 +32,7 @@ use tweedie::{Error, Result};
   eval --model runs/digits-classifier --metric accuracy
   eval --model runs/text --metric bpc
   eval --model runs/digits --forward in.safetensors --out out.safetensors"
+    )
 )]
 struct Args {
     /// Model folder, as train or diffusers writes it; several stand side by side

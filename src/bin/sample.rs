@@ -19,7 +19,8 @@ use tweedie::{Error, Result};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:
+    after_help = cli::help(
+        "Examples:
   sample --model runs/digits --class 3 --count 64 --out threes.png
   sample --model runs/digits --sampler ddim --steps 25 --out digits.gif
   sample --model runs/digits --sampler ddpm --steps 1000 --count 1000 --out x.safetensors --json
@@ -32,6 +33,7 @@ use tweedie::{Error, Result};
   sample --model runs/text --count 4
   sample --model runs/text --infill \"To be, or ____ to be\" --count 3
   sample --model runs/digits --sampler heun --steps 50 --encode images.safetensors --out latents.safetensors"
+    )
 )]
 struct Args {
     /// Model folder, as train or diffusers writes it

@@ -19,7 +19,8 @@ use tweedie::{Error, Result, cli};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:
+    after_help = cli::help(
+        "Examples:
   train
   train --data /usr/share/datasets/fashion-mnist --preset small --out runs/fashion --steps 5000
   train --out runs/digits --resume --steps 4000
@@ -30,6 +31,7 @@ use tweedie::{Error, Result, cli};
   train --data digits --graph absorbing
   train --weight min-snr --set min_snr_gamma=5 --set time_sampling=stratified --out runs/min-snr
   train --out runs/wide --set block_out_channels=[64,128] --set dropout=0.1"
+    )
 )]
 struct Args {
     /// diffusion, or classifier: a network that tells the classes of noisy images and guides samples to them [default: diffusion]

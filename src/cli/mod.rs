@@ -62,6 +62,18 @@ pub fn with_threads(threads: usize, body: impl FnOnce() -> Result<()> + Send) ->
     pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))?.install(body)
 }
 
+/// What stands below the flags of a program's help: its examples, and what it reads of the environment.
+pub fn help(examples: &str) -> String {
+    format!(
+        "{examples}
+
+Environment:
+  TWEEDIE_SIMD=portable|avx2|avx512   a lower level of vector instructions than the processor has
+  TWEEDIE_CONV=direct|f2|f4           one method for all 3x3 convolutions on the CPU, whatever --conv-accuracy says
+  TWEEDIE_NVRTC=PATH                  NVIDIA's runtime compiler, where it is not found by itself"
+    )
+}
+
 /// Refuses a value of a variable of ours that would be passed over in silence.
 fn check_environment(value: impl Fn(&str) -> Option<String>) -> Result<()> {
     let known: [(&str, &[&str]); 2] =
