@@ -150,7 +150,9 @@ pub(crate) fn print_table() -> Result<()> {
             items.push(row.text(ITEM));
         }
     }
-    println!("| item | ours | PyTorch eager / compiled / bf16 | best like ours / ours | candle / burn | better / ours |");
+    println!(
+        "| item | ours | PyTorch eager / compiled / bf16 | best like ours / ours | candle / burn | better / ours |"
+    );
     println!("|---|---|---|---|---|---|");
     for item in items {
         let newest = |names: &[&str]| {
