@@ -30,31 +30,9 @@ use crate::{Error, Result};
 /// # }
 /// ```
 pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    replace_file(path.as_ref(), |temporary| {
-        let file = File::create(temporary).map_err(Error::io("create", temporary))?;
-        let mut writer = BufWriter::with_capacity(1 << 16, file);
-        if let Err(error) = write(&mut writer) {
-            // Dropping the writer would write its rest into a file that is about to be removed.
-            let _ = writer.into_parts();
-            return Err(error);
-        }
-        writer.into_inner().map_err(|e| Error::io("write", temporary)(e.into_error()))?;
-        Ok(())
-    })
-}
-
-/// As [`write_atomically`], for a `write` that makes the file at the (temporary) path itself.
-///
-/// # Errors
-/// As [`write_atomically`].
-pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let path = path.as_ref();
     let temporary = temporary_name(path)?;
-    let result = usual_permissions(&temporary)
-        .and_then(|usual| {
-            write(&temporary)?;
-            fs::set_permissions(&temporary, usual).map_err(Error::io("set the permissions of", &temporary))
-        })
-        .and_then(|()| sync_file(&temporary))
+    let result = write_whole(&temporary, write)
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("rename a finished file to", path)));
     if result.is_err() {
         // The error being reported matters more than a temporary that cannot be removed either.
@@ -64,15 +42,16 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
     sync_folder(path)
 }
 
-/// Makes the file, to see which permissions new files get here: `write` may make it with others.
-fn usual_permissions(path: &Path) -> Result<fs::Permissions> {
-    let made = File::create(path).and_then(|file| file.metadata());
-    Ok(made.map_err(Error::io("create", path))?.permissions())
-}
-
-fn sync_file(path: &Path) -> Result<()> {
-    let file = fs::OpenOptions::new().write(true).open(path);
-    file.and_then(|file| file.sync_all()).map_err(Error::io("write to disk", path))
+fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let file = File::create(path).map_err(Error::io("create", path))?;
+    let mut writer = BufWriter::with_capacity(1 << 16, file);
+    if let Err(error) = write(&mut writer) {
+        // Dropping the writer would write its rest into a file that is about to be removed.
+        let _ = writer.into_parts();
+        return Err(error);
+    }
+    let file = writer.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
+    file.sync_all().map_err(Error::io("write to disk", path))
 }
 
 fn temporary_name(path: &Path) -> Result<PathBuf> {
@@ -121,22 +100,6 @@ mod tests {
         put(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["a.bin"]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_file_made_for_its_owner_alone_gets_the_usual_permissions() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let (plain, path) = (folder.path().join("plain"), folder.path().join("a.bin"));
-        fs::write(&plain, b"x").unwrap();
-        replace_file(&path, |temporary| {
-            fs::write(temporary, b"new").map_err(Error::io("write", temporary))?;
-            fs::set_permissions(temporary, fs::Permissions::from_mode(0o600)).map_err(Error::io("narrow", temporary))
-        })
-        .unwrap();
-        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path), mode(&plain));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! safetensors files: reading by name with clear errors, writing atomically.
 
+use super::atomic::write_atomically;
 use super::mmap::Bytes;
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor};
-use safetensors::tensor::{Metadata, SafeTensors, View};
-use safetensors::{Dtype, serialize_to_file};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -256,43 +257,74 @@ impl<'a> Entry<'a> {
     }
 }
 
-impl View for Entry<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        (self.bytes)()
-    }
-    fn data_len(&self) -> usize {
+impl Entry<'_> {
+    fn byte_count(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
 
+/// The description of the tensors, which are to follow in this order, padded to whole words of eight bytes.
+fn header(entries: &[Entry<'_>], texts: HashMap<String, String>) -> std::result::Result<Vec<u8>, String> {
+    let mut end = 0;
+    let infos = entries.iter().map(|entry| {
+        let start = end;
+        end += entry.byte_count();
+        (entry.name.clone(), TensorInfo { dtype: entry.dtype, shape: entry.shape.clone(), data_offsets: (start, end) })
+    });
+    let metadata = Metadata::new(Some(texts), infos.collect()).map_err(|e| e.to_string())?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
 /// Writes a safetensors file: under a temporary name, forced to the disk, then renamed.
+///
+/// The crate's own writer is not used: it makes a temporary file of a random name beside the file, which a killed
+/// process leaves there for good.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be written (the old file stays as it was).
-pub fn write_tensors(path: impl AsRef<Path>, entries: Vec<Entry<'_>>, texts: HashMap<String, String>) -> Result<()> {
+pub fn write_tensors(
+    path: impl AsRef<Path>,
+    mut entries: Vec<Entry<'_>>,
+    texts: HashMap<String, String>,
+) -> Result<()> {
+    let path = path.as_ref();
     if cfg!(target_endian = "big") {
         return Err(Error::Model("safetensors: writing on a big-endian machine is not supported".into()));
     }
-    super::atomic::replace_file(path.as_ref(), |temporary| {
-        let named = entries.into_iter().map(|e| (e.name.clone(), e));
-        serialize_to_file(named, Some(texts), temporary).map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(source) => {
-                Error::Io { action: "write", path: path.as_ref().to_path_buf(), source }
-            }
-            other => Error::Model(format!("{}: cannot be written: {other}", path.as_ref().display())),
-        })
+    // Wide elements first, so that each tensor is aligned to its element.
+    entries.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let header = header(&entries, texts)
+        .map_err(|reason| Error::Model(format!("{}: cannot be written: {reason}", path.display())))?;
+    write_atomically(path, |out| {
+        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io("write", path));
+        put(&(header.len() as u64).to_le_bytes())?;
+        put(&header)?;
+        entries.iter().try_for_each(|entry| put(&(entry.bytes)()))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a process killed here leaves behind, the next write of the same file takes over.
+    #[test]
+    fn while_a_file_is_written_its_folder_holds_one_temporary_of_a_fixed_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let seen = std::cell::RefCell::new(Vec::new());
+        let look = || {
+            let names =
+                std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            seen.borrow_mut().extend(names);
+            vec![1.0]
+        };
+        write_tensors(&path, vec![Entry::made("a", &[1], look)], HashMap::new()).unwrap();
+        assert_eq!(*seen.borrow(), [".x.safetensors.tmp"]);
+        assert_eq!(TensorFile::open(&path).unwrap().f32s("a").unwrap(), [1.0]);
+    }
 
     #[test]
     fn written_tensors_are_read_back_and_damage_is_found() {
