@@ -110,6 +110,9 @@ fn complaints(rows: &Rows, table: Option<&Rows>) -> Vec<String> {
     found
 }
 
+/// How often a file is compiled again, alone, before what differs from the table is believed.
+const COMPILATIONS: usize = 5;
+
 #[test]
 fn no_kernel_spills_or_takes_more_than_its_row() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -135,11 +138,14 @@ fn no_kernel_spills_or_takes_more_than_its_row() {
     let mut rows = Rows::new();
     for image in &images {
         let Target::Cubin(processor) = image.target else { continue };
+        let agrees = |of_image: &Rows| of_image.iter().all(|(name, values)| known_rows.get(name) == Some(values));
         let mut of_image = rows_of_log(&image.log, processor);
-        let differs = of_image.iter().any(|(name, values)| known_rows.get(name) != Some(values));
-        if differs && (same || writes) {
-            // Of two files that NVRTC 12.9 compiles at once, a kernel gets other registers now and then (2 of 24 times in attention.cu);
-            // compiled alone it always takes the same.
+        // NVRTC 12.9 gives a kernel other registers now and then, mostly while it compiles two files at once (2 of 24
+        // times in attention.cu), rarely alone: what the table says has to come out of one of a few compilations.
+        for _ in 0..COMPILATIONS {
+            if agrees(&of_image) || !(same || writes) {
+                break;
+            }
             let (_, source) = files.iter().find(|(stem, _)| *stem == image.stem).unwrap();
             let alone = compiler.compile(&image.stem, source, &image.target.architecture()).unwrap();
             of_image = rows_of_log(&alone.log, processor);
