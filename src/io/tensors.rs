@@ -326,6 +326,18 @@ mod tests {
         assert_eq!(TensorFile::open(&path).unwrap().f32s("a").unwrap(), [1.0]);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_written_file_has_the_permissions_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, path) = (folder.path().join("plain"), folder.path().join("x.safetensors"));
+        std::fs::write(&plain, b"x").unwrap();
+        write_tensors(&path, vec![Entry::i64s("a", &[1])], HashMap::new()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), mode(&plain));
+    }
+
     #[test]
     fn written_tensors_are_read_back_and_damage_is_found() {
         let folder = tempfile::tempdir().unwrap();
