@@ -132,12 +132,31 @@ pub(crate) trait Lanes: Copy + number::Halves {
         p.times_two_to(n)
     }
 
-    /// 1/(1 + e^−self): relative error below 5e-7; at least 1.6e-38. NaN stays NaN.
+    /// 2^self for self up to 126: relative error below 2e-7 from −126 on, below that at most 2^−126. NaN stays NaN.
+    #[inline(always)]
+    fn two_to(self) -> Self {
+        let x = self.at_least(Self::splat(-126.0));
+        let n = x.sub(Self::splat(0.5)).round();
+        power_of_fraction(x.sub(n)).times_two_to(n)
+    }
+
+    /// 1/(1 + e^−self): relative error below 5e-7 + 1e-7·|self| for self from −86.9 on, the second from rounding
+    /// self·log₂e; at least 1.6e-38. NaN stays NaN.
     #[inline(always)]
     fn sigmoid(self) -> Self {
-        let one = Self::splat(1.0);
-        Self::splat(0.0).sub(self).exp().add(one).reciprocal()
+        let exponent = self.times(-std::f32::consts::LOG2_E).at_most(Self::splat(125.5));
+        exponent.two_to().add(Self::splat(1.0)).reciprocal()
     }
+}
+
+/// 2^f for f from 0 to 1: the polynomial of degree 5 with value 1 at 0 whose largest relative error is least, 9.4e-8 as rounded.
+#[inline(always)]
+fn power_of_fraction<V: Lanes>(f: V) -> V {
+    let mut p = V::splat(1.867_13e-3);
+    for c in [9.017_031e-3, 5.579_991e-2, 0.240_164_44, 0.693_151_3, 1.0] {
+        p = p.mul_add(f, V::splat(c));
+    }
+    p
 }
 
 /// Values of the widest vector.
@@ -187,6 +206,59 @@ macro_rules! for_vectors {
     }};
 }
 pub(crate) use for_vectors;
+
+/// Runs a block for every few neighbouring vectors of `count` values, which may then be kept in registers through a loop over rows:
+/// `i` is where they begin, `K` how many they are (a constant: 4, 2 or 1), `len` the values of each, `V::LEN` but for the last.
+macro_rules! for_columns {
+    ($V:ty, $count:expr, |$i:ident, $K:ident, $len:ident| $body:block) => {{
+        let count: usize = $count;
+        let mut at = 0;
+        while at + 4 * <$V>::LEN <= count {
+            const $K: usize = 4;
+            let ($i, $len) = (at, <$V>::LEN);
+            $body
+            at += 4 * <$V>::LEN;
+        }
+        if at + 2 * <$V>::LEN <= count {
+            const $K: usize = 2;
+            let ($i, $len) = (at, <$V>::LEN);
+            $body
+            at += 2 * <$V>::LEN;
+        }
+        if at + <$V>::LEN <= count {
+            const $K: usize = 1;
+            let ($i, $len) = (at, <$V>::LEN);
+            $body
+            at += <$V>::LEN;
+        }
+        if at < count {
+            const $K: usize = 1;
+            let ($i, $len) = (at, count - at);
+            $body
+        }
+    }};
+}
+pub(crate) use for_columns;
+
+/// `K` vectors of `len` values, those of `from` from index `at`.
+#[inline(always)]
+pub(crate) fn get_columns<V: Lanes, const K: usize>(from: &[impl Number], at: usize, len: usize) -> [V; K] {
+    let from = &from[at..at + K * len];
+    let mut values = [V::splat(0.0); K];
+    for k in 0..K {
+        values[k] = get(from, k * len, len);
+    }
+    values
+}
+
+/// Writes the first `len` lanes of each to `to` from index `at`.
+#[inline(always)]
+pub(crate) fn put_columns<V: Lanes, const K: usize>(values: [V; K], to: &mut [impl Number], at: usize, len: usize) {
+    let to = &mut to[at..at + K * len];
+    for k in 0..K {
+        put(values[k], to, k * len, len);
+    }
+}
 
 /// `len` values of `from` from index `at`.
 #[inline(always)]
@@ -359,6 +431,13 @@ mod x86 {
             Avx512(unsafe { _mm512_scalef_ps(self.0, n.0) })
         }
         #[inline(always)]
+        fn two_to(self) -> Avx512 {
+            const BELOW: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+            // self − ⌊self⌋, which is 0 at ±∞; the scaling rounds its exponent down by itself.
+            let f = Avx512(unsafe { _mm512_reduce_ps::<BELOW>(self.0) });
+            super::power_of_fraction(f).times_two_to(self)
+        }
+        #[inline(always)]
         fn reciprocal(self) -> Avx512 {
             unsafe {
                 // 14 bits, and one step of Newton's method doubles them.
@@ -440,16 +519,28 @@ mod x86 {
 mod tests {
     use super::*;
 
-    struct Map<'a>(&'a [f32], &'a mut [f32], bool);
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Function {
+        Exp,
+        Sigmoid,
+        TwoTo,
+    }
+
+    struct Map<'a>(&'a [f32], &'a mut [f32], Function);
 
     impl Kernel for Map<'_> {
         type Output = ();
         #[inline(always)]
         fn run<V: Lanes>(self) {
-            let Map(x, y, sigmoid) = self;
+            let Map(x, y, function) = self;
             for_vectors!(V, x.len(), |i, len| {
                 let v = get::<V>(x, i, len);
-                put(if sigmoid { v.sigmoid() } else { v.exp() }, y, i, len);
+                let value = match function {
+                    Function::Exp => v.exp(),
+                    Function::Sigmoid => v.sigmoid(),
+                    Function::TwoTo => v.two_to(),
+                };
+                put(value, y, i, len);
             });
         }
     }
@@ -458,24 +549,30 @@ mod tests {
         [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|l| *l <= super::super::best_level())
     }
 
-    fn map(level: Level, x: &[f32], sigmoid: bool) -> Vec<f32> {
+    fn map(level: Level, x: &[f32], function: Function) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
-        run_at(level, Map(x, &mut y, sigmoid));
+        run_at(level, Map(x, &mut y, function));
         y
     }
 
     #[test]
-    fn exp_and_sigmoid_keep_their_stated_errors_at_every_level() {
+    fn exp_sigmoid_and_powers_of_two_keep_their_stated_errors_at_every_level() {
         // An odd count, so that the last vector is a part.
-        let x: Vec<f32> = (-86_999..86_998).map(|i| i as f32 * 1e-3).collect();
+        let x: Vec<f32> = (-86_899..86_898).map(|i| i as f32 * 1e-3).collect();
         for level in levels() {
-            for (sigmoid, bound) in [(false, 3e-7), (true, 5e-7)] {
-                let y = map(level, &x, sigmoid);
+            for (function, bound, growth) in
+                [(Function::Exp, 3e-7, 0.0), (Function::Sigmoid, 5e-7, 1e-7), (Function::TwoTo, 2e-7, 0.0)]
+            {
+                let y = map(level, &x, function);
                 for (x, y) in x.iter().zip(&y) {
                     let x = f64::from(*x);
-                    let want = if sigmoid { 1.0 / (1.0 + (-x).exp()) } else { x.exp() };
+                    let want = match function {
+                        Function::Exp => x.exp(),
+                        Function::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+                        Function::TwoTo => x.exp2(),
+                    };
                     let error = (f64::from(*y) / want - 1.0).abs();
-                    assert!(error <= bound, "{level:?} sigmoid {sigmoid} at {x}: {y:e} against {want:e}");
+                    assert!(error <= bound + growth * x.abs(), "{level:?} {function:?} at {x}: {y:e} against {want:e}");
                 }
             }
         }
@@ -484,12 +581,16 @@ mod tests {
     #[test]
     fn far_arguments_stay_finite_and_nan_stays_at_every_level() {
         for level in levels() {
-            let e = map(level, &[1e30, -1e30, f32::NAN, 0.0, f32::INFINITY, f32::NEG_INFINITY], false);
+            let far = [1e30, -1e30, f32::NAN, 0.0, f32::INFINITY, f32::NEG_INFINITY];
+            let e = map(level, &far, Function::Exp);
             assert!(e[0].is_finite() && e[1] > 0.0 && e[2].is_nan() && e[3] == 1.0, "{level:?}: {e:?}");
             assert!(e[4].is_finite() && e[5] > 0.0, "{level:?}: {e:?}");
-            let s = map(level, &[1e30, -1e30, f32::NAN, 0.0, f32::INFINITY, f32::NEG_INFINITY], true);
+            let s = map(level, &far, Function::Sigmoid);
             assert!(s[0] == 1.0 && s[1] >= 0.0 && s[1] < 1e-37 && s[2].is_nan() && s[3] == 0.5, "{level:?}: {s:?}");
             assert!(s[4] == 1.0 && s[5] >= 0.0 && s[5] < 1e-37, "{level:?}: {s:?}");
+            let t = map(level, &[-1e30, f32::NEG_INFINITY, -126.5, f32::NAN, 0.0], Function::TwoTo);
+            assert!(t[..3].iter().all(|t| (0.0..=f32::MIN_POSITIVE).contains(t)), "{level:?}: {t:?}");
+            assert!(t[3].is_nan() && t[4] == 1.0, "{level:?}: {t:?}");
         }
     }
 }

@@ -19,7 +19,9 @@ mod winograd;
 
 pub(crate) use gelu::{BiasGelu, GeluBackward};
 pub(crate) use kernel::Run;
-pub(crate) use lanes::{Kernel, Lanes, Narrow, Number, Widen, dispatch, for_vectors, get, put};
+pub(crate) use lanes::{
+    Kernel, Lanes, Narrow, Number, Widen, dispatch, for_columns, for_vectors, get, get_columns, put, put_columns,
+};
 pub use math::{exp, ln, sigmoid};
 pub(crate) use normals::{Stream as NormalStream, fill_normals, fill_uniforms};
 pub(crate) use pack::{Packed, transpose_lines};

@@ -113,9 +113,9 @@ impl Case {
         if is_bf16 {
             dy.data.iter_mut().for_each(round);
         }
-        // Twice into the same gradients: a backward must add, never overwrite.
+        // Twice into the same gradients: a backward must add, never overwrite. Its dy belongs to it alone, then to others too.
         let mut grads = Grads::new();
-        for _ in 0..2 {
+        for shared in [false, true] {
             let (y, tape) = Tape::record(|| (self.run)(&inputs)).map_err(fail)?;
             if y.shape() != want.shape {
                 return Err(format!("{name}: shape {} instead of {}", y.shape(), want.shape));
@@ -128,10 +128,17 @@ impl Case {
             }
             compare(name, &values(&y).map_err(fail)?, &want.data, tolerance(self.terms) + rounding)?;
             if self.differentiable.iter().any(|d| *d) {
-                let cotangent = Tensor::from_slice(&dy.to_f32(), want.shape).map_err(fail)?;
-                let cotangent = ops::cast(&cotangent, y.dtype()).map_err(fail)?;
-                let cotangent = cotangent.to_device(device).map_err(fail)?;
+                let cotangent = Tensor::from_slice(&dy.to_f32(), want.shape)
+                    .and_then(|dy| ops::cast(&dy, y.dtype()))
+                    .and_then(|dy| dy.to_device(device))
+                    .map_err(fail)?;
+                let kept = shared.then(|| cotangent.clone());
                 tape.backward(&y, cotangent, &mut grads).map_err(fail)?;
+                if let Some(kept) = kept
+                    && values(&kept).map_err(fail)? != dy.to_f32()
+                {
+                    return Err(format!("{name}: backward wrote to a dy that others have too"));
+                }
             }
         }
         for (i, input) in inputs.iter().enumerate().filter(|(i, _)| self.differentiable[*i]) {

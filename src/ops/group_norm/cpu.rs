@@ -85,9 +85,17 @@ fn of_image<'a, T>(parts: &[Part<&'a [T]>], image: usize, s: Sizes) -> Vec<Part<
 }
 
 /// z = x·slope + offset is the value before SiLU: of one image, `[c]` each.
-struct Affine {
-    slope: Scratch<f32>,
-    offset: Scratch<f32>,
+#[derive(Clone, Copy)]
+struct Affine<'a> {
+    slope: &'a [f32],
+    offset: &'a [f32],
+}
+
+/// Cuts the next `len` values off `room`: an image takes what it needs from the pool once.
+fn take<'a>(room: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (taken, rest) = std::mem::take(room).split_at_mut(len);
+    *room = rest;
+    taken
 }
 
 /// What the affine map is made of, on the host.
@@ -112,9 +120,9 @@ impl<'a> Parameters<'a> {
         self.film.map_or(1.0, |(scale, _)| 1.0 + f64::from(scale[at]))
     }
 
-    /// `mean` and `rstd` are those of the image's groups.
-    fn affine(&self, image: usize, mean: &[f32], rstd: &[f32], s: Sizes) -> Affine {
-        let (mut slope, mut offset) = (Scratch::take(s.c), Scratch::take(s.c));
+    /// `mean` and `rstd` are those of the image's groups; `room` holds 2c values.
+    fn affine<'r>(&self, image: usize, mean: &[f32], rstd: &[f32], s: Sizes, room: &'r mut [f32]) -> Affine<'r> {
+        let (slope, offset) = room.split_at_mut(s.c);
         for g in 0..s.norm.groups {
             let (mean, rstd) = (f64::from(mean[g]), f64::from(rstd[g]));
             for i in g * s.per_group()..(g + 1) * s.per_group() {
@@ -147,13 +155,15 @@ pub(super) fn forward<T: Activation>(
     for_each_block(s.n, 20 * size, |image| {
         let parts = of_image(&parts, image, s);
         let (mean, rstd) = (out_mean.slice(image * groups, groups), out_rstd.slice(image * groups, groups));
-        statistics(&parts, s, mean, rstd);
-        let affine = parameters.affine(image, mean, rstd, s);
+        let mut room = Scratch::<f32>::take(2 * s.c + s.blocks() * 2 * (groups + s.c));
+        let (of_affine, partial) = room.split_at_mut(2 * s.c);
+        statistics(&parts, s, mean, rstd, partial);
+        let affine = parameters.affine(image, mean, rstd, s, of_affine);
         s.for_each_block(20, |_, start, len| {
             let y = out.slice(image * size + start * s.c, len * s.c);
             for part in &parts {
                 let [at, count] = part.range(start, len);
-                let (slope, offset) = (part.of(&affine.slope), part.of(&affine.offset));
+                let (slope, offset) = (part.of(affine.slope), part.of(affine.offset));
                 let (x, y) = (&part.data[at..at + count], (&mut *y, s.c, part.first));
                 dispatch(Apply { x, slope, offset, y, silu: s.norm.silu });
             }
@@ -162,12 +172,11 @@ pub(super) fn forward<T: Activation>(
     Ok((y, mean, rstd))
 }
 
-/// Mean and 1/√(variance + norm_eps) of each group of one image.
-fn statistics<T: Activation>(parts: &[Part<&[T]>], s: Sizes, mean: &mut [f32], rstd: &mut [f32]) {
+/// Mean and 1/√(variance + norm_eps) of each group of one image. `partial` has room for each block: of a group the mean and
+/// the sum of squared distances, of a channel a sum and its group's mean.
+fn statistics<T: Activation>(parts: &[Part<&[T]>], s: Sizes, mean: &mut [f32], rstd: &mut [f32], partial: &mut [f32]) {
     let (groups, per_group) = (s.norm.groups, s.per_group());
-    // Of each block and group: mean, sum of squared distances. And room for sums and means of channels.
-    let mut partial = Scratch::<f32>::take(s.blocks() * 2 * (groups + s.c));
-    let out = DisjointMut::new(&mut partial);
+    let out = DisjointMut::new(&mut *partial);
     s.for_each_block(5, |index, start, len| {
         let (of_groups, of_channels) =
             out.slice(index * 2 * (groups + s.c), 2 * (groups + s.c)).split_at_mut(2 * groups);
@@ -190,37 +199,39 @@ fn statistics<T: Activation>(parts: &[Part<&[T]>], s: Sizes, mean: &mut [f32], r
             *square = sums.iter().sum();
         }
     });
-    let (mut centre, mut squares) = (Scratch::<f64>::zeroed(groups), Scratch::<f64>::zeroed(groups));
-    let mut count = 0.0_f64;
-    for (index, slot) in partial.chunks_exact(2 * (groups + s.c)).enumerate() {
-        let more = (s.block().min(s.pixels - index * s.block()) * per_group) as f64;
-        let total = count + more;
-        let (share, between) = (more / total, count * more / total);
-        for g in 0..groups {
-            let distance = f64::from(slot[g]) - centre[g];
-            squares[g] += f64::from(slot[groups + g]) + distance * distance * between;
-            centre[g] += distance * share;
-        }
-        count = total;
-    }
     for g in 0..groups {
-        mean[g] = centre[g] as f32;
-        rstd[g] = (1.0 / (squares[g] / count + s.norm.norm_eps).sqrt()) as f32;
+        let (mut centre, mut squares, mut count) = (0.0_f64, 0.0_f64, 0.0_f64);
+        for (index, slot) in partial.chunks_exact(2 * (groups + s.c)).enumerate() {
+            let more = (s.block().min(s.pixels - index * s.block()) * per_group) as f64;
+            let total = count + more;
+            let distance = f64::from(slot[g]) - centre;
+            squares += f64::from(slot[groups + g]) + distance * distance * (count * more / total);
+            centre += distance * (more / total);
+            count = total;
+        }
+        mean[g] = centre as f32;
+        rstd[g] = (1.0 / (squares / count + s.norm.norm_eps).sqrt()) as f32;
     }
 }
 
-pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: &Tensor, grads: &mut Grads) -> Result<()> {
+pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: Tensor, grads: &mut Grads) -> Result<()> {
     let s = node.sizes;
     let (groups, size) = (s.norm.groups, s.pixels * s.c);
     let x = Joined { first: &node.x, second: node.x2.as_ref() };
-    let (parts, dy) = (parts::<T>(x)?, dy.host::<T>()?);
+    let parts = parts::<T>(x)?;
     let parameters = Parameters::new(&node.weight, &node.bias, node.film.as_ref().map(|(a, b)| (a, b)))?;
     let (mean, rstd) = (node.mean.host::<f32>()?, node.rstd.host::<f32>()?);
     let wanted = |x: &Tensor| match x.requires_grad() {
         true => Tensor::empty(x.shape(), T::DTYPE, Device::Cpu).map(Some),
         false => Ok(None),
     };
-    let mut dx = x.tensors().map(wanted).collect::<Result<Vec<_>>>()?;
+    // Nobody else needs dy: its memory, which the cache holds already, becomes dx.
+    let in_place = x.second.is_none() && node.x.requires_grad() && dy.is_unique();
+    let (dy, mut dx) = match in_place {
+        true => (None, vec![Some(dy)]),
+        false => (Some(dy), x.tensors().map(wanted).collect::<Result<Vec<_>>>()?),
+    };
+    let dy = dy.as_ref().map(Tensor::host::<T>).transpose()?;
     let outs: Vec<Option<DisjointMut<'_, T>>> = dx
         .iter_mut()
         .map(|dx| Ok(dx.as_mut().map(|dx| dx.host_mut::<T>()).transpose()?.map(DisjointMut::new)))
@@ -229,9 +240,11 @@ pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: &Tensor, grads: &
     let (mut dz_sum, mut dzx_sum) = (Scratch::<f64>::take(s.n * s.c), Scratch::<f64>::take(s.n * s.c));
     let (out_sum, out_sum_x) = (DisjointMut::new(&mut dz_sum), DisjointMut::new(&mut dzx_sum));
     for_each_block(s.n, 40 * size, |image| {
-        let (parts, dy) = (of_image(&parts, image, s), &dy[image * size..][..size]);
+        let (parts, dy) = (of_image(&parts, image, s), dy.map(|dy| &dy[image * size..][..size]));
         let (mean, rstd) = (&mean[image * groups..][..groups], &rstd[image * groups..][..groups]);
-        let affine = parameters.affine(image, mean, rstd, s);
+        let mut room = Scratch::<f32>::take((5 + 2 * s.blocks()) * s.c);
+        let mut room = &mut room[..];
+        let affine = parameters.affine(image, mean, rstd, s, take(&mut room, 2 * s.c));
         let (sum, sum_x) = (out_sum.slice(image * s.c, s.c), out_sum_x.slice(image * s.c, s.c));
         let dx: Vec<Option<DisjointMut<'_, T>>> = outs
             .iter()
@@ -241,9 +254,10 @@ pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: &Tensor, grads: &
                 out.as_ref().map(|out| DisjointMut::new(out.slice(image * size, size)))
             })
             .collect();
-        backward_sums(&parts, dy, &affine, (mean, rstd), &dx, sum, sum_x, s);
+        let of_input = take(&mut room, 2 * s.c);
+        backward_sums(&parts, dy, affine, (mean, rstd), &dx, (sum, sum_x), s, room);
         if dx.iter().any(Option::is_some) {
-            backward_input(&parts, dy, &affine, (mean, rstd), &dx, image, &parameters, (sum, sum_x), s);
+            backward_input(&parts, dy, affine, (mean, rstd), &dx, image, &parameters, (sum, sum_x), s, of_input);
         }
     });
     drop(outs);
@@ -256,31 +270,32 @@ pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: &Tensor, grads: &
     Ok(())
 }
 
-/// Σ dz and Σ dz·x̂ over the pixels of one image; leaves dz in `dx` where there is one and SiLU follows.
+/// Σ dz and Σ dz·x̂ over the pixels of one image; leaves dz in `dx` where there is one and SiLU follows. Without a `dy`, `dx` holds it.
+/// `room` holds c values, and 2c of each block.
 fn backward_sums<T: Activation>(
     parts: &[Part<&[T]>],
-    dy: &[T],
-    affine: &Affine,
+    dy: Option<&[T]>,
+    affine: Affine<'_>,
     (mean, rstd): (&[f32], &[f32]),
     dx: &[Option<DisjointMut<'_, T>>],
-    sum: &mut [f64],
-    sum_x: &mut [f64],
+    (sum, sum_x): (&mut [f64], &mut [f64]),
     s: Sizes,
+    room: &mut [f32],
 ) {
-    let mut centre = Scratch::<f32>::take(s.c);
-    s.spread(mean, &mut centre);
-    let mut partial = Scratch::<f32>::take(s.blocks() * 2 * s.c);
-    let out = DisjointMut::new(&mut partial);
+    let (centre, partial) = room.split_at_mut(s.c);
+    s.spread(mean, centre);
+    let out = DisjointMut::new(&mut *partial);
     s.for_each_block(25, |index, start, len| {
         let (sum, sum_x) = out.slice(index * 2 * s.c, 2 * s.c).split_at_mut(s.c);
-        let dy = &dy[start * s.c..][..len * s.c];
+        let dy = dy.map(|dy| &dy[start * s.c..][..len * s.c]);
         for (part, dx) in parts.iter().zip(dx) {
             let [at, count] = part.range(start, len);
             let dz = dx.as_ref().map_or(&mut [][..], |dx| dx.slice(at, count));
-            let (slope, offset, mean) = (part.of(&affine.slope), part.of(&affine.offset), part.of(&centre));
+            let (slope, offset, mean) = (part.of(affine.slope), part.of(affine.offset), part.of(centre));
             let sum = &mut sum[part.first..][..part.c];
             let sum_x = &mut sum_x[part.first..][..part.c];
-            let (x, dy, silu) = (&part.data[at..at + count], (dy, s.c, part.first), s.norm.silu);
+            let (x, silu) = (&part.data[at..at + count], s.norm.silu);
+            let dy = dy.map(|dy| (dy, s.c, part.first));
             dispatch(BackwardSums { x, dy, slope, offset, mean, sum, sum_x, dz, silu });
         }
     });
@@ -298,18 +313,20 @@ fn backward_sums<T: Activation>(
 }
 
 /// dx = slope·dz + a·x + b of one image: the group's means of dx̂ and dx̂·x̂ are taken off, with x̂ = (x − mean)·rstd expanded.
+/// `room` holds 2c values.
 fn backward_input<T: Activation>(
     parts: &[Part<&[T]>],
-    dy: &[T],
-    affine: &Affine,
+    dy: Option<&[T]>,
+    affine: Affine<'_>,
     (mean, rstd): (&[f32], &[f32]),
     dx: &[Option<DisjointMut<'_, T>>],
     image: usize,
     parameters: &Parameters<'_>,
     (sum, sum_x): (&[f64], &[f64]),
     s: Sizes,
+    room: &mut [f32],
 ) {
-    let (mut a, mut b) = (Scratch::<f32>::take(s.c), Scratch::<f32>::take(s.c));
+    let (a, b) = room.split_at_mut(s.c);
     for g in 0..s.norm.groups {
         let channels = g * s.per_group()..(g + 1) * s.per_group();
         let (mut total, mut total_x) = (0.0_f64, 0.0_f64);
@@ -323,13 +340,14 @@ fn backward_input<T: Activation>(
         a[channels.clone()].fill(linear);
         b[channels].fill((scale * total - f64::from(linear) * f64::from(mean[g])) as f32);
     }
+    let (a, b) = (&*a, &*b);
     s.for_each_block(6, |_, start, len| {
-        let dy = (!s.norm.silu).then(|| &dy[start * s.c..][..len * s.c]);
+        let dy = dy.filter(|_| !s.norm.silu).map(|dy| &dy[start * s.c..][..len * s.c]);
         for (part, dx) in parts.iter().zip(dx) {
             let Some(dx) = dx else { continue };
             let [at, count] = part.range(start, len);
             let (x, dx) = (&part.data[at..at + count], dx.slice(at, count));
-            let (slope, a, b) = (part.of(&affine.slope), part.of(&a), part.of(&b));
+            let (slope, a, b) = (part.of(affine.slope), part.of(a), part.of(b));
             dispatch(BackwardInput { x, dy: dy.map(|dy| (dy, s.c, part.first)), slope, a, b, dx });
         }
     });

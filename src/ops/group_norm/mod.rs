@@ -5,7 +5,7 @@
 //! Layout   x, y `[n,h,w,c]`; weight, bias `[c]`; scale, shift `[n,c]`; mean, rstd `[n,g]`.
 //! Saved    x (shared), mean, rstd. x̂ and silu' are recomputed.
 //! Cost     an image after the other, which the second-level cache keeps between its two passes: x read and y written once;
-//!          backward reads x and dy and writes dx once, dx holding dz in between.
+//!          backward reads x and dy and writes dx once, dx holding dz in between; on the CPU dx is dy's memory if nobody else has it.
 //! Order    statistics of blocks of 16 to 128 pixels, which depend on c alone (mean first, then squared distances), merged in order by
 //!          Chan's formula.
 //! Parts    x may be two tensors side by side along channels, as a skip connection has them: the CPU reads both where they lie, and gives each its
@@ -143,7 +143,7 @@ impl Node for GroupNormNode {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Grads) -> Result<()> {
         match dy.device() {
-            Device::Cpu => with_activation!(dy.dtype(), T => cpu::backward::<T>(*self, &dy, grads)),
+            Device::Cpu => with_activation!(dy.dtype(), T => cpu::backward::<T>(*self, dy, grads)),
             Device::Cuda(index) => cuda::backward(index, &self, &dy, grads),
         }
     }

@@ -1,7 +1,11 @@
 //! The loops of [`super::cpu`] over the pixels of a block, each of which is a row of all channels, or of those of one of two tensors; a part of
 //! wider rows is given as (rows, width, first channel).
 
-use crate::simd::{Kernel, Lanes, Number, for_vectors, get, put};
+use crate::simd::{Kernel, Lanes, Number, for_columns, get_columns, put_columns};
+
+/// Rows that are gone through for a few channels before the next few: so many that fetching and leaving the channels' sums costs
+/// little, so few that they stay in the first-level cache. A multiple of 4.
+const ROWS: usize = 16;
 
 /// Σ (x − centre) or Σ (x − centre)² of each channel over a block's rows, four rows a visit of the sums.
 pub(super) struct Sums<'a, T> {
@@ -20,36 +24,37 @@ impl<T: Number> Kernel for Sums<'_, T> {
         let Sums { rows, centre, sums } = self;
         let c = sums.len();
         sums.fill(0.0);
-        let mut fours = rows.chunks_exact(4 * c);
-        for four in &mut fours {
-            let (ab, cd) = four.split_at(2 * c);
-            let ((a, b), (d, e)) = (ab.split_at(c), cd.split_at(c));
-            for_vectors!(V, c, |i, len| {
-                let (a, b) = (get::<V>(a, i, len), get::<V>(b, i, len));
-                let (d, e) = (get::<V>(d, i, len), get::<V>(e, i, len));
-                let sum = get::<V>(sums, i, len);
-                let sum = match centre {
-                    None => sum.add(a.add(b).add(d.add(e))),
-                    Some(centre) => {
-                        let m = get::<V>(centre, i, len);
-                        let (a, b, d, e) = (a.sub(m), b.sub(m), d.sub(m), e.sub(m));
-                        sum.add(a.mul_add(a, b.mul(b)).add(d.mul_add(d, e.mul(e))))
-                    }
+        for rows in rows.chunks(ROWS * c) {
+            for_columns!(V, c, |i, K, len| {
+                let mut sum: [V; K] = get_columns(sums, i, len);
+                let m: [V; K] = match centre {
+                    Some(centre) => get_columns(centre, i, len),
+                    None => [V::splat(0.0); K],
                 };
-                put(sum, sums, i, len);
-            });
-        }
-        for row in fours.remainder().chunks_exact(c) {
-            for_vectors!(V, c, |i, len| {
-                let (v, sum) = (get::<V>(row, i, len), get::<V>(sums, i, len));
-                let sum = match centre {
-                    None => sum.add(v),
-                    Some(centre) => {
-                        let d = v.sub(get::<V>(centre, i, len));
-                        d.mul_add(d, sum)
+                let mut fours = rows.chunks_exact(4 * c);
+                for four in &mut fours {
+                    let (x0, x1): ([V; K], [V; K]) = (get_columns(four, i, len), get_columns(four, c + i, len));
+                    let (x2, x3): ([V; K], [V; K]) =
+                        (get_columns(four, 2 * c + i, len), get_columns(four, 3 * c + i, len));
+                    for k in 0..K {
+                        let (a, b, d, e) = (x0[k], x1[k], x2[k], x3[k]);
+                        let more = if centre.is_none() {
+                            a.add(b).add(d.add(e))
+                        } else {
+                            let (a, b, d, e) = (a.sub(m[k]), b.sub(m[k]), d.sub(m[k]), e.sub(m[k]));
+                            a.mul_add(a, b.mul(b)).add(d.mul_add(d, e.mul(e)))
+                        };
+                        sum[k] = sum[k].add(more);
                     }
-                };
-                put(sum, sums, i, len);
+                }
+                for row in fours.remainder().chunks_exact(c) {
+                    let x: [V; K] = get_columns(row, i, len);
+                    for k in 0..K {
+                        let d = x[k].sub(m[k]);
+                        sum[k] = if centre.is_none() { sum[k].add(x[k]) } else { d.mul_add(d, sum[k]) };
+                    }
+                }
+                put_columns(sum, sums, i, len);
             });
         }
     }
@@ -71,11 +76,19 @@ impl<T: Number> Kernel for Apply<'_, T> {
     fn run<V: Lanes>(self) {
         let Apply { x, slope, offset, y: (y, width, first), silu } = self;
         let c = slope.len();
-        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(width)) {
-            let y = &mut y[first..first + c];
-            for_vectors!(V, c, |i, len| {
-                let z = get::<V>(x, i, len).mul_add(get(slope, i, len), get(offset, i, len));
-                put(if silu { z.mul(z.sigmoid()) } else { z }, y, i, len);
+        for (x, y) in x.chunks(ROWS * c).zip(y.chunks_mut(ROWS * width)) {
+            for_columns!(V, c, |i, K, len| {
+                let (slope, offset): ([V; K], [V; K]) = (get_columns(slope, i, len), get_columns(offset, i, len));
+                for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(width)) {
+                    let mut z: [V; K] = get_columns(x, i, len);
+                    for k in 0..K {
+                        z[k] = z[k].mul_add(slope[k], offset[k]);
+                        if silu {
+                            z[k] = z[k].mul(z[k].sigmoid());
+                        }
+                    }
+                    put_columns(z, y, first + i, len);
+                }
             });
         }
     }
@@ -92,7 +105,8 @@ fn silu_slope<V: Lanes>(z: V) -> V {
 /// dz = dy·silu'(x·slope + offset), and Σ dz, Σ dz·(x − mean) of each channel over a block's rows.
 pub(super) struct BackwardSums<'a, T> {
     pub(super) x: &'a [T],
-    pub(super) dy: (&'a [T], usize, usize),
+    /// Without it, `dz` holds dy.
+    pub(super) dy: Option<(&'a [T], usize, usize)>,
     pub(super) slope: &'a [f32],
     pub(super) offset: &'a [f32],
     pub(super) mean: &'a [f32],
@@ -100,7 +114,7 @@ pub(super) struct BackwardSums<'a, T> {
     pub(super) sum: &'a mut [f32],
     /// `[c]`, overwritten.
     pub(super) sum_x: &'a mut [f32],
-    /// Receives dz; empty where nobody wants it, or where it is dy.
+    /// Receives dz where SiLU follows; empty where nobody wants it.
     pub(super) dz: &'a mut [T],
     pub(super) silu: bool,
 }
@@ -110,22 +124,35 @@ impl<T: Number> Kernel for BackwardSums<'_, T> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let BackwardSums { x, dy: (dy, width, first), slope, offset, mean, sum, sum_x, dz, silu } = self;
+        let BackwardSums { x, dy, slope, offset, mean, sum, sum_x, dz, silu } = self;
         let c = slope.len();
         sum.fill(0.0);
         sum_x.fill(0.0);
-        for (row, (x, dy)) in x.chunks_exact(c).zip(dy.chunks_exact(width)).enumerate() {
-            let dy = &dy[first..first + c];
-            for_vectors!(V, c, |i, len| {
-                let (v, mut d) = (get::<V>(x, i, len), get::<V>(dy, i, len));
-                if silu {
-                    d = d.mul(silu_slope(v.mul_add(get(slope, i, len), get(offset, i, len))));
-                    if !dz.is_empty() {
-                        put(d, dz, row * c + i, len);
+        for (chunk, x) in x.chunks(ROWS * c).enumerate() {
+            for_columns!(V, c, |i, K, len| {
+                let (slope, offset): ([V; K], [V; K]) = (get_columns(slope, i, len), get_columns(offset, i, len));
+                let mean: [V; K] = get_columns(mean, i, len);
+                let (mut total, mut total_x): ([V; K], [V; K]) = (get_columns(sum, i, len), get_columns(sum_x, i, len));
+                for (row, x) in x.chunks_exact(c).enumerate() {
+                    let row = chunk * ROWS + row;
+                    let x: [V; K] = get_columns(x, i, len);
+                    let mut d: [V; K] = match dy {
+                        Some((dy, width, first)) => get_columns(dy, row * width + first + i, len),
+                        None => get_columns(dz, row * c + i, len),
+                    };
+                    for k in 0..K {
+                        if silu {
+                            d[k] = d[k].mul(silu_slope(x[k].mul_add(slope[k], offset[k])));
+                        }
+                        total[k] = total[k].add(d[k]);
+                        total_x[k] = x[k].sub(mean[k]).mul_add(d[k], total_x[k]);
+                    }
+                    if silu && !dz.is_empty() {
+                        put_columns(d, dz, row * c + i, len);
                     }
                 }
-                put(get::<V>(sum, i, len).add(d), sum, i, len);
-                put(v.sub(get(mean, i, len)).mul_add(d, get(sum_x, i, len)), sum_x, i, len);
+                put_columns(total, sum, i, len);
+                put_columns(total_x, sum_x, i, len);
             });
         }
     }
@@ -148,14 +175,21 @@ impl<T: Number> Kernel for BackwardInput<'_, T> {
     fn run<V: Lanes>(self) {
         let BackwardInput { x, dy, slope, a, b, dx } = self;
         let c = slope.len();
-        for (row, (x, dx)) in x.chunks_exact(c).zip(dx.chunks_exact_mut(c)).enumerate() {
-            for_vectors!(V, c, |i, len| {
-                let dz = match dy {
-                    Some((dy, width, first)) => get::<V>(dy, row * width + first + i, len),
-                    None => get::<V>(dx, i, len),
-                };
-                let rest = get::<V>(x, i, len).mul_add(get(a, i, len), get(b, i, len));
-                put(dz.mul_add(get(slope, i, len), rest), dx, i, len);
+        for (chunk, (x, dx)) in x.chunks(ROWS * c).zip(dx.chunks_mut(ROWS * c)).enumerate() {
+            for_columns!(V, c, |i, K, len| {
+                let slope: [V; K] = get_columns(slope, i, len);
+                let (a, b): ([V; K], [V; K]) = (get_columns(a, i, len), get_columns(b, i, len));
+                for (row, (x, dx)) in x.chunks_exact(c).zip(dx.chunks_exact_mut(c)).enumerate() {
+                    let x: [V; K] = get_columns(x, i, len);
+                    let mut d: [V; K] = match dy {
+                        Some((dy, width, first)) => get_columns(dy, (chunk * ROWS + row) * width + first + i, len),
+                        None => get_columns(dx, i, len),
+                    };
+                    for k in 0..K {
+                        d[k] = d[k].mul_add(slope[k], x[k].mul_add(a[k], b[k]));
+                    }
+                    put_columns(d, dx, i, len);
+                }
             });
         }
     }
