@@ -11,6 +11,7 @@ use crate::simd::Number;
 use crate::tensor::{Dtype, Element, Tensor, TensorId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::thread::LocalKey;
 
 /// One recorded op.
 pub trait Node {
@@ -48,20 +49,54 @@ thread_local! {
     static FIRST_BAD: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// Sets a flag of this thread for as long as it lives, so that a panic unsets it too.
+struct Raised(&'static LocalKey<Cell<bool>>, bool);
+
+impl Raised {
+    fn new(flag: &'static LocalKey<Cell<bool>>, value: bool) -> Raised {
+        Raised(flag, flag.replace(value))
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
+/// The tape of this thread, another until this is dropped; the other is dropped then, unless [`Swapped::take`] took it.
+struct Swapped(Option<Tape>);
+
+impl Swapped {
+    fn new(tape: Option<Tape>) -> Swapped {
+        Swapped(ACTIVE.replace(tape))
+    }
+
+    fn take(&mut self) -> Option<Tape> {
+        ACTIVE.take()
+    }
+}
+
+impl Drop for Swapped {
+    fn drop(&mut self) {
+        ACTIVE.set(self.0.take());
+    }
+}
+
 impl Tape {
-    /// Runs `body` and records every op in it that touches a tensor with `requires_grad`.
+    /// Runs `body` and records every op in it that touches a tensor with `requires_grad`. A tape belongs to its thread: what `body` gives to
+    /// other threads is not recorded. Two tasks of one rayon pool must not record at the same time, since a thread that waits inside an
+    /// op may begin the other task.
     ///
     /// # Errors
     /// Those of `body`; [`Error::Usage`] if a tape is being recorded on this thread already.
     pub fn record<T>(body: impl FnOnce() -> Result<T>) -> Result<(T, Tape)> {
-        let fresh = Tape { entries: SPARE.take() };
-        let busy = ACTIVE.with_borrow_mut(|active| active.is_some() || active.replace(fresh).is_some());
-        if busy {
+        if ACTIVE.with_borrow(Option::is_some) {
             return Err(Error::Usage("tape: already recording on this thread; finish the outer record first".into()));
         }
-        let value = body();
-        let tape = ACTIVE.take().unwrap_or_default();
-        Ok((value?, tape))
+        let mut recording = Swapped::new(Some(Tape { entries: SPARE.take() }));
+        let value = body()?;
+        Ok((value, recording.take().unwrap_or_default()))
     }
 
     /// Number of recorded ops.
@@ -119,27 +154,37 @@ fn note_bad(kind: &str, name: &str, scope: &str) {
 /// Runs `body` while every op's output and every gradient is checked; returns the first op that made a
 /// non-finite number, as a sentence part. Slow: for finding out after a loss was not finite.
 pub fn find_non_finite(body: impl FnOnce() -> Result<()>) -> Result<Option<String>> {
-    CHECK.set(true);
+    let _checking = Raised::new(&CHECK, true);
     FIRST_BAD.set(None);
-    let outcome = body();
-    CHECK.set(false);
-    outcome?;
+    body()?;
     Ok(FIRST_BAD.take())
 }
 
 /// Runs `body` with `name` appended to the scope that messages show, for example `mid_block.attentions.0`.
 pub fn scope<T>(name: impl std::fmt::Display, body: impl FnOnce() -> T) -> T {
     use std::fmt::Write;
-    let before = SCOPE.with_borrow_mut(|scope| {
-        let before = scope.len();
-        let dot = if before > 0 { "." } else { "" };
+    struct Until(usize);
+    impl Drop for Until {
+        fn drop(&mut self) {
+            SCOPE.with_borrow_mut(|scope| scope.truncate(self.0));
+        }
+    }
+    let _until = SCOPE.with_borrow_mut(|scope| {
+        let before = Until(scope.len());
+        let dot = if before.0 > 0 { "." } else { "" };
         // Writing to a String cannot fail.
         let _ = write!(scope, "{dot}{name}");
         before
     });
-    let value = body();
-    SCOPE.with_borrow_mut(|scope| scope.truncate(before));
-    value
+    body()
+}
+
+/// Runs `body` as a task of its own, which is neither recorded nor timed nor checked: for work that is given to other threads. One that waits
+/// inside an op may be handed it in the middle of what it records.
+pub(crate) fn apart<T>(body: impl FnOnce() -> T) -> T {
+    let _tape = Swapped::new(None);
+    let _flags = (Raised::new(&PAUSED, false), Raised::new(&CHECK, false), profile::off());
+    body()
 }
 
 /// Whether ops are being recorded on this thread, or will be when the gradients flow back.
@@ -160,13 +205,15 @@ pub(crate) fn is_watching() -> bool {
 /// # Errors
 /// Those of `body`.
 pub fn recompute(inputs: Vec<Tensor>, body: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Result<Tensor> {
-    let Some(tape) = ACTIVE.take() else { return body(&inputs) };
-    PAUSED.set(true);
-    let output = body(&inputs);
-    PAUSED.set(false);
-    ACTIVE.set(Some(tape));
+    if ACTIVE.with_borrow(Option::is_none) {
+        return body(&inputs);
+    }
+    let output = {
+        let _laid_aside = (Swapped::new(None), Raised::new(&PAUSED, true));
+        body(&inputs)?
+    };
     let names = inputs.clone();
-    Ok(push(output?, &names.iter().collect::<Vec<_>>(), || Box::new(Recompute { inputs, body })))
+    Ok(push(output, &names.iter().collect::<Vec<_>>(), || Box::new(Recompute { inputs, body })))
 }
 
 struct Recompute<F> {
@@ -345,5 +392,62 @@ pub(crate) mod cuda {
         // SAFETY: both hold count f32 (shapes are compared in `add_into`) and a thread touches elements below it; order and types are
         // those of `pointwise_accumulate`.
         unsafe { gpu(index)?.launch(kernel::ACCUMULATE, geometry, &args) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::silu;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn followed() -> Tensor {
+        Tensor::from_slice(&[1.0_f32, f32::NAN], [2]).unwrap().with_grad(true)
+    }
+
+    fn panics<T>(body: impl FnOnce() -> T) {
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(body()))).is_err());
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_switched_on() {
+        let x = followed();
+        panics(|| Tape::record(|| -> Result<()> { panic!("in a record") }));
+        panics(|| find_non_finite(|| panic!("in a check")));
+        panics(|| scope("lost", || panic!("in a scope")));
+        panics(|| profile::profile(|| 0.0, || panic!("in a profile")));
+        panics(|| Tape::record(|| recompute(vec![followed()], |_| panic!("in a recomputation"))));
+        assert!(!is_watching());
+        assert_eq!(Tape::record(|| silu(&x)).unwrap().1.len(), 1);
+        let found = find_non_finite(|| scope("kept", || silu(&x)).map(drop)).unwrap();
+        assert_eq!(found.unwrap(), "first non-finite value came from pointwise at kept");
+    }
+
+    #[test]
+    fn work_apart_is_neither_recorded_nor_timed_nor_checked_and_what_is_around_it_goes_on() {
+        let x = followed();
+        let ((tape, found), rows) = profile::profile(
+            || 0.0,
+            || {
+                let mut tape = 0;
+                let found = find_non_finite(|| {
+                    let recorded = Tape::record(|| {
+                        apart(|| {
+                            assert!(!is_watching());
+                            silu(&x)
+                        })?;
+                        assert!(is_recording());
+                        silu(&x)
+                    })?;
+                    tape = recorded.1.len();
+                    Ok(())
+                });
+                (tape, found.unwrap())
+            },
+        );
+        assert_eq!((tape, found.is_some()), (1, true));
+        assert_eq!(rows.iter().map(|row| row.forward.count).collect::<Vec<_>>(), [1]);
+        let unchecked = find_non_finite(|| apart(|| silu(&x)).map(drop));
+        assert_eq!(unchecked.unwrap(), None);
     }
 }

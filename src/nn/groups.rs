@@ -39,7 +39,11 @@ pub(super) fn in_groups(
     // No more groups at a time than threads: one that waits for another would begin a further group and hold the tensors of both.
     for round in cut(0..n, n.div_ceil(threads * MOST)) {
         let groups: Vec<_> = cut(round.clone(), threads.min(round.len() / LEAST).max(1)).collect();
-        let done = groups.into_par_iter().with_max_len(1).map(&run).collect::<Result<Vec<Tensor>>>()?;
+        let done = groups
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|range| tape::apart(|| run(range)))
+            .collect::<Result<Vec<Tensor>>>()?;
         parts.extend(done);
     }
     Tensor::stack_rows(&parts, parts[0].shape().with_rows(n))
@@ -103,5 +107,41 @@ mod tests {
         };
         threads(2, || tape::find_non_finite(&mut check)).unwrap();
         assert_eq!(checked, [0]);
+    }
+    #[test]
+    fn a_group_that_another_task_s_thread_takes_is_not_on_that_task_s_tape() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        let x = Tensor::from_slice(&[1.0_f32; 4], [4, 1]).unwrap().with_grad(true);
+        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let group = |range: Range<usize>| {
+            // Both groups wait for each other, so that the thread that records must take one.
+            begun.fetch_add(1, SeqCst);
+            while begun.load(SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            crate::ops::silu(&x)?.rows(range.start, range.len())
+        };
+        let recorded = threads(2, || {
+            rayon::join(
+                || {
+                    let wait = || {
+                        while begun.load(SeqCst) == 0 {
+                            std::thread::yield_now();
+                        }
+                        while done.load(SeqCst) == 0 {
+                            let _ = rayon::yield_now();
+                        }
+                        crate::ops::silu(&x)
+                    };
+                    tape::Tape::record(wait).unwrap().1.len()
+                },
+                || {
+                    let y = in_groups(4, Device::Cpu, Mode::Inference, group);
+                    done.fetch_add(1, SeqCst);
+                    y.unwrap()
+                },
+            )
+        });
+        assert_eq!(recorded.0, 1);
     }
 }

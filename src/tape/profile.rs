@@ -4,6 +4,7 @@
 //! since the last lap is that work's. The tape does so when an op hands over its output and when a node has run; what is no op
 //! (drawing a batch, the update of the weights) is named with [`lap`]. On a GPU laps are those of launches, not of the work launched.
 
+use super::Raised;
 use crate::tensor::{Shape, Tensor};
 use std::cell::{Cell, RefCell};
 
@@ -55,10 +56,16 @@ thread_local! {
 /// `clock` tells seconds since any moment: of the wall, or, on a machine that others use too, of the processor.
 pub fn profile<T>(clock: fn() -> f64, body: impl FnOnce() -> T) -> (T, Vec<Row>) {
     let outer = PROFILE.replace(Profile::new(clock, clock()));
-    let was_on = ON.replace(true);
-    let value = body();
-    ON.set(was_on);
+    let value = {
+        let _on = Raised::new(&ON, true);
+        body()
+    };
     (value, PROFILE.replace(outer).rows)
+}
+
+/// Stops the timer of this thread until the value is dropped.
+pub(super) fn off() -> impl Drop {
+    Raised::new(&ON, false)
 }
 
 /// Whether the timer of this thread is on.
