@@ -16,7 +16,9 @@ use tweedie::config::TrainConfig;
 use tweedie::data::Dataset;
 use tweedie::device::pool_stats;
 use tweedie::nn::TransformerConfig;
-use tweedie::ops::{ConvAccuracy, set_conv_accuracy};
+use tweedie::ops::{ConvAccuracy, attention, set_conv_accuracy};
+use tweedie::tape::{Grads, Tape};
+use tweedie::tensor::Tensor;
 use tweedie::train::Trainer;
 
 /// Smaller allocations are names, shapes and lists of pointers.
@@ -101,11 +103,19 @@ fn training_steps_in_their_steady_state_make_no_allocation_of_a_page_or_more() {
         ("recomputation", TrainConfig { recompute: true, ..usual.clone() }),
         ("plain sums", TrainConfig { conv_accuracy: "exact".into(), ..usual.clone() }),
         ("F(4×4)", TrainConfig { conv_accuracy: "fast".into(), ..usual }),
+        ("the preset small", TrainConfig { batch: 4, ..TrainConfig::preset("small").unwrap() }),
     ] {
         set_conv_accuracy(ConvAccuracy::from_name(&config.conv_accuracy).unwrap());
         let mut trainer = Trainer::new(&config, &dataset, tweedie::device::Device::Cpu).unwrap();
         assert_steady(name, || trainer.train_step().map(|_| ()));
     }
+    let tokens = Tensor::from_slice(&vec![0.5_f32; 5000 * 8], [1, 5000, 8]).unwrap().with_grad(true);
+    let mut grads = Grads::new();
+    assert_steady("attention of many tokens", || {
+        grads.clear();
+        let (y, tape) = Tape::record(|| attention(&tokens, &tokens, &tokens, 1))?;
+        tape.backward(&y, y.clone(), &mut grads)
+    });
     let small = TransformerConfig { width: 48, depth: 2, length: 80, dropout: 0.1, ..plain() };
     for config in [small.clone(), TransformerConfig { cond_dim: Some(16), ..small }] {
         let mut model = Model::new(&config).unwrap();

@@ -132,10 +132,40 @@ pub(crate) struct Right {
 impl Right {
     /// Lines `first..first + lines` of `b`, with values `k0..k0 + depth` of each.
     pub(crate) fn new(b: Matrix<'_>, [first, lines]: [usize; 2], [k0, depth]: [usize; 2]) -> Right {
-        let mut data = Scratch::take(lines.next_multiple_of(NR) * depth);
-        let to = DisjointMut::new(&mut data);
-        (0..Matrix::steps(lines)).for_each(|step| b.pack::<NR>([first, lines], [k0, depth], &to, step));
+        let mut data = Scratch::take(Panels::size(lines, depth));
+        Panels::pack(b, [first, lines], [k0, depth], &mut data);
         Right { data, lines, depth }
+    }
+
+    /// To multiply by.
+    pub(crate) fn panels(&self) -> Panels<'_> {
+        Panels::there(&self.data, [self.lines, self.depth])
+    }
+}
+
+/// Packed lines of a right operand, wherever they lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a> {
+    data: &'a [f32],
+    lines: usize,
+    depth: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// Values that so many lines of so many values take.
+    pub(crate) fn size(lines: usize, depth: usize) -> usize {
+        lines.next_multiple_of(NR) * depth
+    }
+
+    /// Packs lines `first..first + lines` of `b`, with values `k0..k0 + depth` of each, to the beginning of `to`.
+    pub(crate) fn pack(b: Matrix<'_>, [first, lines]: [usize; 2], [k0, depth]: [usize; 2], to: &mut [f32]) {
+        let to = DisjointMut::new(&mut to[..Panels::size(lines, depth)]);
+        (0..Matrix::steps(lines)).for_each(|step| b.pack::<NR>([first, lines], [k0, depth], &to, step));
+    }
+
+    /// What [`Panels::pack`] left at the beginning of `data`.
+    pub(crate) fn there(data: &'a [f32], [lines, depth]: [usize; 2]) -> Panels<'a> {
+        Panels { data: &data[..Panels::size(lines, depth)], lines, depth }
     }
 }
 
@@ -144,11 +174,11 @@ pub(crate) fn multiply_panels(
     c: &DisjointMut<'_, f32>,
     [start, stride]: [usize; 2],
     a: Left<'_>,
-    b: &Right,
+    b: Panels<'_>,
     from_zero: bool,
 ) {
     assert_eq!(a.depth, b.depth, "one operand has {} values of k, the other {}", a.depth, b.depth);
-    let slab = Slab { a, b: &b.data, depth: b.depth, n: b.lines, from_zero, stride };
+    let slab = Slab { a, b: b.data, depth: b.depth, n: b.lines, from_zero, stride };
     slab.multiply(c, start, 0..b.lines.div_ceil(NR));
 }
 

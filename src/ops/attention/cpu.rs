@@ -7,7 +7,7 @@ use crate::device::{Device, DisjointMut, Scratch, for_each_block};
 use crate::error::Result;
 use crate::ops::pointwise::{narrow, widen};
 use crate::simd::dispatch;
-use crate::simd::gemm::{Left, Matrix, Right, multiply_panels};
+use crate::simd::gemm::{Left, Matrix, Panels, Right, multiply_panels};
 use crate::tensor::{Dtype, Shape, Tensor};
 
 /// Queries of a tile in the forward pass, where tiles run in parallel.
@@ -66,6 +66,12 @@ impl Head {
     fn tiles(&self, size: usize) -> impl Iterator<Item = [usize; 2]> + use<> {
         let t = self.t;
         (0..t).step_by(size).map(move |start| [start, size.min(t - start)])
+    }
+
+    /// What the keys and the values of a tile take when packed.
+    fn tile_sizes(&self) -> [usize; 2] {
+        let keys = KEYS.min(self.t);
+        [Panels::size(keys, self.d), Panels::size(self.d, keys)]
     }
 }
 
@@ -134,11 +140,13 @@ pub(super) fn forward(inputs: Inputs<'_>, shape: Shape, s: Sizes) -> Result<(Ten
         let mut memory = memory(inputs, s);
         let head = Head::new(s, index, inputs.stride);
         let [q, k, v] = turn(rows_of(inputs, head), inputs.rotary, &mut memory);
-        let tiles = |tile| {
-            let keys = Right::new(k.by_token(), tile, [0, s.d]);
-            (keys, Right::new(v.by_channel(), [0, s.d], tile), tile[1])
-        };
-        let tiles: Vec<(Right, Right, usize)> = head.tiles(KEYS).map(tiles).collect();
+        let [of_keys, of_values] = head.tile_sizes();
+        let mut tiles = Scratch::<f32>::take(s.t.div_ceil(KEYS) * (of_keys + of_values));
+        for (tile, to) in head.tiles(KEYS).zip(tiles.chunks_exact_mut(of_keys + of_values)) {
+            let (of_keys, of_values) = to.split_at_mut(of_keys);
+            Panels::pack(k.by_token(), tile, [0, s.d], of_keys);
+            Panels::pack(v.by_channel(), [0, s.d], tile, of_values);
+        }
         let own = Head::new(s, index, s.heads * s.d);
         for_each_block(s.t.div_ceil(QUERIES), 4 * QUERIES * s.t * s.d, |block| {
             let (start, len) = (block * QUERIES, QUERIES.min(s.t - block * QUERIES));
@@ -154,7 +162,7 @@ fn forward_block(
     q: Rows<'_>,
     own: Head,
     [start, len]: [usize; 2],
-    tiles: &[(Right, Right, usize)],
+    tiles: &[f32],
     scale: f32,
     out: &DisjointMut<'_, f32>,
     log: &mut [f32],
@@ -162,16 +170,19 @@ fn forward_block(
     let queries = Left::there(q.by_token(), [start, len], [0, own.d]);
     let (mut top, mut total, mut shrink) = ([f32::NEG_INFINITY; QUERIES], [0.0_f32; QUERIES], [1.0_f32; QUERIES]);
     let mut scores = Scratch::<f32>::take(len * KEYS);
-    for (index, (keys, values, width)) in tiles.iter().enumerate() {
+    let [of_keys, of_values] = own.tile_sizes();
+    for ([first, width], tile) in own.tiles(KEYS).zip(tiles.chunks_exact(of_keys + of_values)) {
+        let (keys, values) = tile.split_at(of_keys);
+        let (keys, values) = (Panels::there(keys, [width, own.d]), Panels::there(values, [own.d, width]));
         let scores = &mut scores[..len * width];
-        multiply_panels(&DisjointMut::new(scores), [0, *width], queries, keys, true);
+        multiply_panels(&DisjointMut::new(scores), [0, width], queries, keys, true);
         let (top, total, shrink) = (&mut top[..len], &mut total[..len], &mut shrink[..len]);
-        dispatch(Softmax { scores, width: *width, scale, top, total, shrink });
-        for r in (0..len).filter(|r| index > 0 && shrink[*r] != 1.0) {
+        dispatch(Softmax { scores, width, scale, top, total, shrink });
+        for r in (0..len).filter(|r| first > 0 && shrink[*r] != 1.0) {
             out.slice(own.at(start + r)[0], own.d).iter_mut().for_each(|y| *y *= shrink[r]);
         }
-        let weights = Left::there(Matrix::lines(scores, *width), [0, len], [0, *width]);
-        multiply_panels(out, own.at(start), weights, values, index == 0);
+        let weights = Left::there(Matrix::lines(scores, width), [0, len], [0, width]);
+        multiply_panels(out, own.at(start), weights, values, first == 0);
     }
     for r in 0..len {
         let inverse = 1.0 / total[r];
@@ -235,17 +246,17 @@ fn backward_head(
         for queries in head.tiles(BACKWARD_QUERIES) {
             let [first, len] = queries;
             let left = Left::there(q.by_token(), queries, channels);
-            multiply_panels(&DisjointMut::new(&mut p), [0, stride], left, &by_key, true);
+            multiply_panels(&DisjointMut::new(&mut p), [0, stride], left, by_key.panels(), true);
             let left = Left::there(dy.by_token(), queries, channels);
-            multiply_panels(&DisjointMut::new(&mut ds), [0, stride], left, &by_value, true);
+            multiply_panels(&DisjointMut::new(&mut ds), [0, stride], left, by_value.panels(), true);
             let (log, mean) = (&log[first..first + len], &means[first..first + len]);
             dispatch(Probabilities { p: &mut p, ds: &mut ds, width, stride, scale, log, mean });
             let left = Left::there(Matrix::lines(&ds, stride), [0, len], [0, width]);
-            multiply_panels(out_q, head.at(first), left, &by_channel, first_key == 0);
+            multiply_panels(out_q, head.at(first), left, by_channel.panels(), first_key == 0);
             for (slopes, factor, out) in [(&ds, q, out_k), (&p, dy, out_v)] {
                 let left = Left::there(Matrix::by_k(slopes, stride), [0, width], [0, len]);
                 let right = Right::new(factor.by_channel(), channels, queries);
-                multiply_panels(out, head.at(first_key), left, &right, first == 0);
+                multiply_panels(out, head.at(first_key), left, right.panels(), first == 0);
             }
         }
     }
