@@ -42,8 +42,8 @@ fn the_cifar10_network_is_within_its_promise_of_f64_at_each_accuracy() {
     for (error, most) in errors.into_iter().zip([5e-6, 5e-6, 2e-5]) {
         assert!(error <= most, "{errors:?}");
     }
-    // Three different ways of summing.
-    assert!(errors[0] != errors[1] && errors[1] != errors[2] && errors[0] != errors[2], "{errors:?}");
+    // Larger transforms round more; plain sums, the longest chains, differ from both.
+    assert!(errors[2] > errors[1] && errors[0] != errors[1] && errors[0] != errors[2], "{errors:?}");
     // Two hundred roundings to 8 bits, of which each is at most 2⁻⁹, in a random walk: 2⁻⁹·√200.
     let bf16 = forward(&unet.with_precision(Precision::Bf16));
     assert!(bf16 <= 0.028 && bf16 > 1e-4, "{bf16:.2e}");

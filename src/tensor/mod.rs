@@ -73,21 +73,21 @@ impl Tensor {
     /// A tensor whose content is unspecified: for ops, which write every element.
     ///
     /// # Errors
-    /// [`Error::Device`] if `device` cannot be used.
+    /// [`Error::Shape`] for more elements than can be addressed; [`Error::Device`] if `device` cannot be used.
     pub(crate) fn empty(shape: impl Into<Shape>, dtype: Dtype, device: Device) -> Result<Tensor> {
         let shape = shape.into();
-        let storage = Arc::new(Storage::take(shape.count() * dtype.size(), device)?);
+        let storage = Arc::new(Storage::take(shape.checked_count()? * dtype.size(), device)?);
         Ok(Tensor { id: TensorId::next(), shape, dtype, requires_grad: false, storage })
     }
 
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// [`Error::Device`] if `device` cannot be used.
+    /// [`Error::Shape`] for more elements than can be addressed; [`Error::Device`] if `device` cannot be used.
     pub fn zeros(shape: impl Into<Shape>, dtype: Dtype, device: Device) -> Result<Tensor> {
         let shape = shape.into();
         if let Device::Cuda(index) = device {
-            let storage = Arc::new(Storage::Cuda(cuda::gpu(index)?.zeros(shape.count() * dtype.size())?));
+            let storage = Arc::new(Storage::Cuda(cuda::gpu(index)?.zeros(shape.checked_count()? * dtype.size())?));
             return Ok(Tensor { id: TensorId::next(), shape, dtype, requires_grad: false, storage });
         }
         let mut tensor = Tensor::empty(shape, dtype, Device::Cpu)?;
@@ -137,12 +137,9 @@ impl Tensor {
     /// [`Error::Shape`] if the number of elements differs from the shape's.
     pub fn from_slice<T: Element>(data: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
-        if data.len() != shape.count() {
-            return Err(Error::Shape(format!(
-                "tensor: shape {shape} wants {} elements, got {}",
-                shape.count(),
-                data.len()
-            )));
+        let count = shape.checked_count()?;
+        if data.len() != count {
+            return Err(Error::Shape(format!("tensor: shape {shape} wants {count} elements, got {}", data.len())));
         }
         let mut tensor = Tensor::empty(shape, T::DTYPE, Device::Cpu)?;
         tensor.host_mut::<T>()?.copy_from_slice(data);
@@ -297,7 +294,7 @@ impl Tensor {
     /// [`Error::Shape`] if the number of elements differs.
     pub fn view(&self, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
-        if shape.count() != self.count() {
+        if shape.checked_count()? != self.count() {
             return Err(Error::Shape(format!("view: {} does not hold the elements of {shape}", self.shape)));
         }
         Ok(Tensor { id: TensorId::next(), shape, requires_grad: false, ..self.clone() })
@@ -314,14 +311,11 @@ impl Tensor {
     /// [`Error::Shape`] if the range leaves the axis.
     pub fn rows(&self, start: usize, len: usize) -> Result<Tensor> {
         let n = self.shape.first().copied().unwrap_or(0);
-        if start + len > n {
-            return Err(Error::Shape(format!(
-                "rows: {start}..{} leaves the first axis of {}",
-                start + len,
-                self.shape
-            )));
+        if start.checked_add(len).is_none_or(|end| end > n) {
+            let shape = self.shape;
+            return Err(Error::Shape(format!("rows: {len} from {start} on leave the first axis of {shape}")));
         }
-        let row = self.count() / n * self.dtype.size();
+        let row = self.count() / n.max(1) * self.dtype.size();
         let mut out = Tensor::empty(self.shape.with_rows(len), self.dtype, self.device())?;
         match &*self.storage {
             Storage::Cpu(buffer) => {
@@ -344,7 +338,7 @@ impl Tensor {
         let shape = shape.into();
         let dtype = parts.first().map_or(Dtype::F32, |t| t.dtype);
         let count: usize = parts.iter().map(Tensor::count).sum();
-        if count != shape.count() {
+        if count != shape.checked_count()? {
             return Err(Error::Shape(format!(
                 "stack: {} parts hold {count} elements, not those of {shape}",
                 parts.len()

@@ -1,5 +1,6 @@
 //! Shapes of at most five axes, stored in place.
 
+use crate::error::{Error, Result};
 use std::fmt;
 use std::ops::Deref;
 
@@ -16,6 +17,16 @@ impl Shape {
     /// The product of all sizes; 1 for a scalar.
     pub fn count(&self) -> usize {
         self.iter().product()
+    }
+
+    /// The same, if a number of bytes can still be told of so many elements.
+    pub(crate) fn checked_count(&self) -> Result<usize> {
+        let count = self.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
+        count.filter(|count| *count <= isize::MAX as usize / 8).ok_or_else(|| {
+            Error::Shape(format!(
+                "tensor: shape {self} has more elements than memory can be addressed for; use smaller sizes"
+            ))
+        })
     }
 
     /// The last size (channels), 1 for a scalar.
@@ -82,5 +93,26 @@ impl fmt::Debug for Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::tensor::{Dtype, Tensor};
+
+    #[test]
+    fn sizes_whose_product_overflows_are_refused() {
+        let huge = 1_usize << 32;
+        for shape in [[huge, huge], [usize::MAX, 2], [1 << 62, 1], [usize::MAX, 0]].map(Shape::from) {
+            let refused = shape != Shape::from([usize::MAX, 0]);
+            assert_eq!(shape.checked_count().is_err(), refused, "{shape}");
+            assert_eq!(Tensor::zeros(shape, Dtype::F32, Device::Cpu).is_err(), refused, "{shape}");
+            assert_eq!(Tensor::from_slice::<f32>(&[], shape).is_err(), refused, "{shape}");
+        }
+        let one = Tensor::from_slice(&[1.0_f32], [1]).unwrap();
+        assert!(one.view([huge, huge]).is_err() && one.rows(1, usize::MAX).is_err());
+        assert_eq!(Tensor::from_slice::<f32>(&[], [0, 4]).unwrap().rows(0, 0).unwrap().shape()[..], [0, 4]);
     }
 }

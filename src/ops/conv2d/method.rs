@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum ConvAccuracy {
     /// Sums of products alone.
     Exact,
-    /// Winograd's F(2×2, 3×3) where it pays: relative errors below 1e-6, about twice those of plain sums.
+    /// Winograd's F(2×2, 3×3) where it pays: relative errors below 1e-6; its sums are shorter than plain ones, which
+    /// outweighs what its transforms round.
     Default,
     /// F(4×4, 3×3) where it pays: 1e-6 to 3e-6. On images of bf16 [`ConvAccuracy::Default`] takes it too.
     Fast,
@@ -71,10 +72,14 @@ thread_local! {
 
 /// Runs `body` with its convolutions forced to `direct`, `f2` or `f4`, on this thread alone: for case tables.
 pub(super) fn forcing<T>(name: &str, body: impl FnOnce() -> T) -> T {
-    let before = FORCED_HERE.replace(forced_by(name));
-    let result = body();
-    FORCED_HERE.set(before);
-    result
+    struct Until(Forced);
+    impl Drop for Until {
+        fn drop(&mut self) {
+            FORCED_HERE.set(self.0);
+        }
+    }
+    let _until = Until(FORCED_HERE.replace(forced_by(name)));
+    body()
 }
 
 fn forced() -> Forced {

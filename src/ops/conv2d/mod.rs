@@ -31,7 +31,7 @@ use super::{image_shape, narrow, same_device, sum_rows};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{self, Grads, Node};
-use crate::tensor::{Dtype, Tensor, TensorId};
+use crate::tensor::{Dtype, Shape, Tensor, TensorId};
 use method::Methods;
 
 /// Stride and zero padding.
@@ -53,7 +53,8 @@ impl Conv {
 
     /// Output size along `axis` (0 rows, 1 columns), if the kernel fits.
     fn out_size(&self, axis: usize, size: usize, k: usize) -> Option<usize> {
-        (size + self.pad_before + self.pad_after[axis]).checked_sub(k).map(|room| room / self.stride + 1)
+        let padded = size.checked_add(self.pad_before)?.checked_add(self.pad_after[axis])?;
+        padded.checked_sub(k).map(|room| room / self.stride + 1)
     }
 }
 
@@ -91,7 +92,7 @@ struct Sizes {
 /// * `conv` — stride and padding
 /// * `extras` — what is added to the result
 ///
-/// Returns `[n, h_out, w_out, c_out]` with `h_out = (h + padding − kh)/stride + 1`, on the device of `x`.
+/// Returns `[n, h_out, w_out, c_out]` with `h_out = (h + padding − kh)/stride + 1`, on the device of `x`; `n` may be 0.
 /// Differentiable in every tensor argument.
 ///
 /// # Errors
@@ -142,12 +143,20 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras:
         let (ws, xs) = (weight.shape(), x.shape());
         return Err(Error::Shape(format!("conv2d: weight {ws} wants c_in = {wants}, but x {xs} has c = {c_in}")));
     }
-    if conv.stride == 0 {
-        return Err(Error::Shape("conv2d: stride 0; use 1 or more".into()));
+    if conv.stride == 0 || kh == 0 || kw == 0 {
+        let stride = conv.stride;
+        return Err(Error::Shape(format!("conv2d: stride {stride} and kernel {kh}x{kw}; use 1 or more of each")));
     }
+    // A step past the padded image is as good as any longer one.
+    let longest = [h, w].map(|size| size.saturating_add(conv.pad_before)).into_iter().fold(0, usize::max);
+    let longest = longest.saturating_add(conv.pad_after[0].max(conv.pad_after[1])).max(1);
+    let conv = Conv { stride: conv.stride.min(longest), ..conv };
     let (Some(h_out), Some(w_out)) = (conv.out_size(0, h, kh), conv.out_size(1, w, kw)) else {
-        return Err(Error::Shape(format!("conv2d: kernel {kh}x{kw} is larger than the padded image {h}x{w}")));
+        return Err(Error::Shape(format!(
+            "conv2d: kernel {kh}x{kw} does not fit into the image {h}x{w} padded by {conv:?}; pad more, or less"
+        )));
     };
+    Shape::from([n, h_out, w_out, c_out]).checked_count()?;
     if let Some(b) = bias.filter(|b| b.shape()[..] != [c_out]) {
         return Err(Error::Shape(format!("conv2d: bias wants [{c_out}], got {}", b.shape())));
     }
@@ -159,7 +168,10 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras:
         return Err(Error::Shape(format!("conv2d: residual wants [{n},{h_out},{w_out},{c_out}], got {got}")));
     }
     // Chosen once: a gradient takes the accuracy that its forward had.
-    let methods = method::choose(conv, [kh, kw], x.dtype(), [h, w, c_in], [h_out, w_out, c_out]);
+    let methods = match n {
+        0 => Methods::default(),
+        _ => method::choose(conv, [kh, kw], x.dtype(), [h, w, c_in], [h_out, w_out, c_out]),
+    };
     Ok(Sizes { n, h, w, c_in, c_out, kh, kw, h_out, w_out, conv, methods })
 }
 
@@ -223,5 +235,55 @@ impl Conv2d {
             grads.add(x.grad_slot(), cuda::backward_x(index, x, weight, dy, s)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tape::Tape;
+
+    fn image(shape: [usize; 4], dtype: Dtype) -> Tensor {
+        let x = Tensor::zeros(shape, Dtype::F32, Device::Cpu).unwrap();
+        crate::ops::cast(&x, dtype).unwrap().with_grad(true)
+    }
+
+    #[test]
+    fn no_images_give_no_images_and_gradients_of_zero() {
+        let weight = Tensor::from_slice(&vec![1.0_f32; 32 * 9 * 32], [32, 3, 3, 32]).unwrap().with_grad(true);
+        let down = Conv { stride: 2, pad_before: 1, pad_after: [1; 2] };
+        for (dtype, conv) in [(Dtype::F32, Conv::same(3)), (Dtype::Bf16, Conv::same(3)), (Dtype::F32, down)] {
+            let x = image([0, 8, 8, 32], dtype);
+            let (y, tape) = Tape::record(|| conv2d(&x, &weight, None, conv, ConvExtras::default())).unwrap();
+            assert_eq!(y.shape()[..], [0, 8 / conv.stride, 8 / conv.stride, 32]);
+            let mut grads = Grads::new();
+            tape.backward(&y, y.clone(), &mut grads).unwrap();
+            assert_eq!(grads.get(&x).unwrap().shape(), x.shape());
+            assert!(grads.get(&weight).unwrap().to_vec::<f32>().unwrap().iter().all(|v| *v == 0.0));
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_and_a_long_stride_takes_the_first_pixel() {
+        let x = image([1, 8, 8, 2], Dtype::F32);
+        let run = |[kh, kw]: [usize; 2], stride, pad_before, pad_after| {
+            let weight = Tensor::from_slice(&vec![1.0_f32; 6 * kh * kw], [3, kh, kw, 2]).unwrap();
+            let y = conv2d(&x, &weight, None, Conv { stride, pad_before, pad_after }, ConvExtras::default());
+            y.map(|y| y.shape().to_vec()).map_err(|e| e.to_string())
+        };
+        for (kernel, stride, before, after) in [
+            ([0, 3], 1, 1, [1; 2]),
+            ([3, 0], 1, 1, [1; 2]),
+            ([3, 3], 0, 1, [1; 2]),
+            ([9, 9], 1, 0, [0; 2]),
+            ([3, 3], 1, usize::MAX, [1; 2]),
+            ([3, 3], 1, 1, [1, usize::MAX]),
+            ([3, 3], 1, 1 << 61, [1; 2]),
+        ] {
+            assert!(run(kernel, stride, before, after).is_err(), "{kernel:?} {stride} {before} {after:?}");
+        }
+        for stride in [9, 100, usize::MAX] {
+            assert_eq!(run([3, 3], stride, 1, [1; 2]).unwrap(), [1, 1, 1, 3]);
+        }
     }
 }
