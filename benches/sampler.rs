@@ -13,6 +13,7 @@ mod flops;
 use common::{Bench, Row, Work};
 use flops::UNetFlops;
 use rayon::prelude::*;
+use std::process::ExitCode;
 use std::time::Instant;
 use tweedie::Result;
 use tweedie::config::TrainConfig;
@@ -61,7 +62,13 @@ struct Case {
 const CASES: [Case; 2] =
     [Case { preset: "digits", shape: [64, 8, 8, 1] }, Case { preset: "small", shape: [16, 32, 32, 3] }];
 
-fn main() -> Result<()> {
+const USAGE: &str = "cargo bench --bench sampler [-- NAME] [--quick | --list]   the steps whose name contains NAME";
+
+fn main() -> ExitCode {
+    common::main(USAGE, run)
+}
+
+fn run() -> Result<()> {
     let mut bench = Bench::new("sampler");
     for case in &CASES {
         samplers(&mut bench, case)?;

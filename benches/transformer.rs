@@ -16,16 +16,20 @@ use common::{Bench, Row, Work};
 use std::process::ExitCode;
 use std::time::Instant;
 use text::{BATCH, Model, conditioned, plain};
+use tweedie::Result;
 use tweedie::device::{Device, pool_stats, reset_peak, reset_pool_peak};
 use tweedie::discrete::TokenSampler;
 use tweedie::nn::TransformerConfig;
-use tweedie::{Result, cli};
 
 const NOTES: &str = "MiB: most memory held in tensors and temporaries; training holds weights, their average, two moments \
 and gradients.";
 
+const USAGE: &str = "\
+cargo bench --bench transformer [-- NAME] [--quick | --list]   the work whose name contains NAME
+cargo bench --bench transformer -- --profile [--cpu] [--shapes] [--only=TEXT] [--steps=N]   each op's share of a step";
+
 fn main() -> ExitCode {
-    cli::exit(run())
+    common::main(USAGE, run)
 }
 
 fn run() -> Result<()> {

@@ -8,8 +8,21 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tweedie::{Error, Result, simd};
+use tweedie::{Error, Result, cli, simd};
+
+/// Runs a bench as the programs run: on a thread of the pool, since entering a parallel region from outside costs two context switches, and with
+/// the environment's values checked. `--help` prints `usage`.
+pub(crate) fn main(usage: &str, run: impl FnOnce() -> Result<()> + Send) -> ExitCode {
+    if std::env::args().any(|argument| argument == "--help" || argument == "-h") {
+        println!(
+            "{usage}\n\nEnvironment: RAYON_NUM_THREADS, TWEEDIE_SIMD, TWEEDIE_CONV; TWEEDIE_RECORD=FILE.csv gathers rows."
+        );
+        return ExitCode::SUCCESS;
+    }
+    cli::exit(cli::with_threads(0, run))
+}
 
 /// How long the benches may take.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,8 +177,11 @@ impl Bench {
     /// [`Error::Io`] if the CSV cannot be written.
     pub(crate) fn finish(mut self, notes: &str) -> Result<()> {
         self.criterion.final_summary();
-        if self.rows.is_empty() || self.mode == Mode::List {
+        if self.mode == Mode::List {
             return Ok(());
+        }
+        if self.rows.is_empty() {
+            return Err(Error::Usage("nothing has that name; `-- --list` names all that is measured".into()));
         }
         // Other programs on the machine slow the loops down, nothing speeds them up: the better of two measurements holds.
         self.peak = self.peak.max(peak::measure(self.mode == Mode::Once));
@@ -270,7 +286,7 @@ pub(crate) fn median(samples: &mut [f64]) -> f64 {
     if samples.len() % 2 == 1 { samples[middle] } else { 0.5 * (samples[middle - 1] + samples[middle]) }
 }
 
-/// The processor and the instruction set in use.
+/// The processor and the instruction set in use, and the convolutions' method where it is forced.
 pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |name: &str| {
@@ -280,7 +296,9 @@ pub(crate) fn machine() -> String {
     let model = value("model name").unwrap_or(std::env::consts::ARCH);
     // Virtual machines tell little by their name; AMD's family 25 is Zen 3 and 4, 26 is Zen 5.
     let family = value("cpu family").map_or(String::new(), |family| format!(" family {family}"));
-    format!("{model}{family} with {:?}", simd::level())
+    let forced = std::env::var("TWEEDIE_CONV").ok().filter(|method| !method.is_empty());
+    let forced = forced.map_or(String::new(), |method| format!(" TWEEDIE_CONV={method}"));
+    format!("{model}{family} with {:?}{forced}", simd::level())
 }
 
 /// Today's date in UTC, `2025-01-31`.

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// on one core take twice as long.
 const MOST: f64 = 1.35;
 
+/// Less than this, one thread alone was disturbed while it was timed.
+const LEAST: f64 = 0.85;
+
 /// How often, and how long apart, a busy machine is asked again.
 const PATIENCE: (usize, Duration) = (20, Duration::from_millis(500));
 
@@ -66,7 +69,7 @@ fn share() -> f64 {
 
 /// Whether every thread has a core for itself at this moment.
 pub(crate) fn are_free() -> bool {
-    share() <= MOST
+    (LEAST..=MOST).contains(&share())
 }
 
 /// Asks again for some seconds; whether the cores were free in the end.
@@ -82,6 +85,6 @@ pub(crate) fn wait_until_free() -> bool {
 /// A sentence part for the report's head.
 pub(crate) fn state() -> String {
     let share = share();
-    let verdict = if share <= MOST { "free" } else { "NOT free" };
+    let verdict = if (LEAST..=MOST).contains(&share) { "free" } else { "NOT free" };
     format!("cores {verdict}: all threads at once take {share:.2} times as long as one alone")
 }

@@ -54,8 +54,19 @@ struct Side {
     rounds: Vec<f64>,
 }
 
+const USAGE: &str = "\
+cargo bench --bench peers [-- ITEM...] [--rounds N]   items whose name contains one of the texts; `clip:eager` for one variant of the others
+cargo bench --bench peers -- --prepare                everything once, so that compilers of peers fill their caches
+cargo bench --bench peers -- --table                  the recorded rows as Markdown";
+
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
+        println!(
+            "{USAGE}\n\nEnvironment: PYTHON, RUST_PEERS, RAYON_NUM_THREADS, TWEEDIE_SIMD, TWEEDIE_CONV; TWEEDIE_RECORD=FILE.csv."
+        );
+        return std::process::ExitCode::SUCCESS;
+    }
     if arguments.iter().any(|a| a == "--table") {
         return cli::exit(record::print_table());
     }
@@ -78,12 +89,14 @@ fn options(arguments: &[String]) -> Result<Options> {
             "--bench" => {}
             "--prepare" => options.prepare = true,
             "--rounds" => {
-                let count = rest.next().and_then(|text| text.parse().ok()).filter(|&count| count > 0);
-                options.rounds =
-                    count.ok_or_else(|| Error::Usage("--rounds: expected a count of at least 1".into()))?;
+                let text = rest.next().map_or("nothing", String::as_str);
+                let count = text.parse().ok().filter(|&count| count > 0);
+                options.rounds = count.ok_or_else(|| {
+                    Error::Usage(format!("--rounds: expected a count of at least 1, got {text}; use --rounds 3"))
+                })?;
             }
             flag if flag.starts_with('-') => {
-                return Err(Error::Usage(format!("{flag} is unknown; known: --rounds N, --prepare, --table")));
+                return Err(Error::Usage(format!("{flag} is unknown; known: ITEM..., --rounds N, --prepare, --table")));
             }
             filter => options.filters.push(filter.into()),
         }
@@ -103,6 +116,11 @@ fn run(options: &Options) -> Result<()> {
     }
     let mut record = Record::open(threads);
     let wanted = |name: &str| options.wants(name, None);
+    let names: Vec<String> = items::all().iter().map(|item| item.name().into()).collect();
+    if !names.iter().map(String::as_str).chain(process::NAMES).any(wanted) {
+        let all = names.join(" ");
+        return Err(Error::Usage(format!("no item has that in its name; known: {all} {}", process::NAMES.join(" "))));
+    }
     println!(
         "{:28} {:>10} {:>7}   {:20} {:>10} {:>7}  {:>6}",
         "", "ours ms", "spread", "theirs", "ms", "spread", "ratio"
@@ -135,6 +153,16 @@ fn measure(item: &Item, peers: &mut [Peer], options: &Options, record: &mut Reco
                 Ok(first) => sides.push(Side { peer: index, variant, rounds: first }),
                 Err(error) => println!("{:28} {variant}: left out: {error}", item.name()),
             }
+        }
+    }
+    if sides.is_empty() {
+        let offered: Vec<String> = peers.iter().flat_map(|peer| peer.variants(theirs)).collect();
+        if !offered.is_empty() {
+            println!(
+                "{:28} ours alone: of the others' variants ({}) none was asked for",
+                item.name(),
+                offered.join(", ")
+            );
         }
     }
     if options.prepare {

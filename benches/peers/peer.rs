@@ -76,7 +76,7 @@ impl Peer {
                 Some(peer)
             }
             Err(error) => {
-                println!("a peer did not start: {error}");
+                println!("{} did not start: {error}", if is_python { "PyTorch" } else { "candle and burn" });
                 None
             }
         }
@@ -123,7 +123,9 @@ impl Peer {
         self.output.read_line(&mut reply).map_err(Error::io("read from", "the peer"))?;
         match (reply.trim_end(), reply.strip_prefix("error ")) {
             (_, Some(reason)) => Err(Error::Device(reason.trim_end().into())),
-            ("", _) => Err(Error::Device("the peer ended; its own message stands above".into())),
+            ("", _) => {
+                Err(Error::Device("the peer ended without an answer; what it said, if anything, stands above".into()))
+            }
             (reply, _) => Ok(reply.into()),
         }
     }

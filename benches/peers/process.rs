@@ -9,6 +9,11 @@ use std::time::Instant;
 use tweedie::nn::Precision;
 use tweedie::{Error, Result};
 
+const STARTUP: &str = "startup";
+const MEMORY: &str = "train_memory";
+/// What is measured here.
+pub(crate) const NAMES: [&str; 2] = [STARTUP, MEMORY];
+
 /// Asks this program to train in a process of its own and to print its memory.
 pub(crate) const MEMORY_FLAG: &str = "--report-training-memory";
 
@@ -27,16 +32,16 @@ pub(crate) fn measure(
         command.arg(flag);
         command
     };
-    if wanted("startup") {
+    if wanted(STARTUP) {
         let mut ours = Command::new(env!("CARGO_BIN_EXE_sample"));
         ours.arg("--model").arg(models.join("cifar10")).args(["--sampler", "ddim", "--steps", "1", "--count", "1"]);
         ours.args(["--device", "cpu", "--threads", &threads.to_string(), "--out"]).arg(models.join("one.png"));
-        compare("startup", "ms", &title, &mut ours, &mut theirs("--startup"), options, record)?;
+        compare(STARTUP, "ms", &title, &mut ours, &mut theirs("--startup"), options, record)?;
     }
-    if wanted("train_memory") {
+    if wanted(MEMORY) {
         let mut ours = Command::new(std::env::current_exe().map_err(Error::io("find", "this program"))?);
         ours.arg(MEMORY_FLAG);
-        compare("train_memory", "MiB", &title, &mut ours, &mut theirs("--memory"), options, record)?;
+        compare(MEMORY, "MiB", &title, &mut ours, &mut theirs("--memory"), options, record)?;
     }
     Ok(())
 }

@@ -47,12 +47,13 @@ pub(crate) struct Record {
     threads: usize,
     lines: String,
     refused: Vec<String>,
+    saved: bool,
 }
 
 impl Record {
     /// An empty one.
     pub(crate) fn open(threads: usize) -> Record {
-        Record { threads, lines: String::new(), refused: Vec::new() }
+        Record { threads, lines: String::new(), refused: Vec::new(), saved: false }
     }
 
     /// Prints the row, and keeps it if the cores were `free` and there is something to compare.
@@ -83,6 +84,7 @@ impl Record {
         if lines.is_empty() {
             return Ok(());
         }
+        self.saved = true;
         let path = path();
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
         let is_new = file.metadata().map_or(true, |data| data.len() == 0);
@@ -100,7 +102,9 @@ impl Record {
         if !self.refused.is_empty() {
             println!("not recorded, the cores were not free: {}", self.refused.join(" "));
         }
-        println!("Rows: {}", path().display());
+        if self.saved {
+            println!("Rows: {}", path().display());
+        }
         Ok(())
     }
 }

@@ -28,13 +28,18 @@ use tweedie::nn::{Mode, Precision, UNet, initialise};
 use tweedie::rng::{Address, Purpose};
 use tweedie::tensor::Tensor;
 use tweedie::train::Trainer;
-use tweedie::{Result, cli};
+use tweedie::{Error, Result};
 
 const NOTES: &str = "MiB: most memory held in tensors and temporaries; training holds weights, their average, two moments \
-and gradients.";
+and gradients. Steps in bf16 stand beside f32's peak.";
+
+const USAGE: &str = "\
+cargo bench --bench unet [-- NAME] [--quick | --list]   the steps whose name contains NAME
+cargo bench --bench unet -- --profile [--cpu] [--shapes] [--recompute] [--only=TEXT] [--steps=N]   each op's share of a step
+cargo bench --bench unet -- --scaling   time by batch, size of images and channels";
 
 fn main() -> ExitCode {
-    cli::exit(run())
+    common::main(USAGE, run)
 }
 
 fn run() -> Result<()> {
@@ -42,7 +47,11 @@ fn run() -> Result<()> {
         return profiles::run();
     }
     if std::env::args().any(|argument| argument == "--scaling") {
-        return scaling::run();
+        let unknown = std::env::args().skip(1).find(|argument| argument != "--bench" && argument != "--scaling");
+        return match unknown {
+            Some(unknown) => Err(Error::Usage(format!("{unknown} is unknown; --scaling stands alone"))),
+            None => scaling::run(),
+        };
     }
     let mut bench = Bench::new("unet");
     let images = noise_images([16, 32, 32, 3], 0)?;
