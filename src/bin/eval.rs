@@ -70,7 +70,8 @@ struct Args {
     /// Threads, 0 for all cores; the result does not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// How the CPU computes convolutions: exact, default or fast (errors of 1e-6 to 3e-6 each)
+    /// 3x3 convolutions on the CPU, whatever the model was trained with: default; fast (errors of 1e-6 to 3e-6 each, more memory); exact (plain
+    /// sums: slower, least memory, errors as small as the default's)
     #[arg(long, value_name = "NAME", default_value = "default")]
     conv_accuracy: String,
     /// f32, or bf16 for activations and products on the CPU

@@ -114,7 +114,8 @@ struct Args {
     /// Threads, 0 for all cores; the result does not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// How the CPU computes convolutions: exact, default or fast (errors of 1e-6 to 3e-6 each)
+    /// 3x3 convolutions on the CPU, whatever the model was trained with: default; fast (errors of 1e-6 to 3e-6 each, more memory); exact (plain
+    /// sums: slower, least memory, errors as small as the default's)
     #[arg(long, value_name = "NAME", default_value = "default")]
     conv_accuracy: String,
     /// Images or texts per network evaluation; the result does not depend on it
@@ -319,6 +320,8 @@ fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
             "sampler": sampler.name(),
             "steps": steps,
             "seed": args.seed,
+            "precision": args.precision,
+            "conv_accuracy": args.conv_accuracy,
             "out": out,
         });
         cli::print_line(&serde_json::to_string(&text).map_err(|e| Error::Model(format!("summary: {e}")))?);

@@ -70,8 +70,18 @@ pub fn help(examples: &str) -> String {
 Environment:
   TWEEDIE_SIMD=portable|avx2|avx512   a lower level of vector instructions than the processor has
   TWEEDIE_CONV=direct|f2|f4           one method for all 3x3 convolutions on the CPU, whatever --conv-accuracy says
-  TWEEDIE_NVRTC=PATH                  NVIDIA's runtime compiler, where it is not found by itself"
+  TWEEDIE_NVRTC=PATH                  NVIDIA's runtime compiler, where it is not found by itself
+  TWEEDIE_CACHE=FOLDER                where compiled GPU kernels are kept"
     )
+}
+
+/// Says on stderr that the environment's `TWEEDIE_CONV` has a say in the bits of what is trained: no setting of the run tells it.
+pub fn note_forced_method() {
+    if let Some(method) = std::env::var("TWEEDIE_CONV").ok().filter(|method| !method.is_empty()) {
+        eprintln!(
+            "note: TWEEDIE_CONV={method} forces the method of 3x3 convolutions: without it, or resumed without it, this run has other bits"
+        );
+    }
 }
 
 /// Refuses a value of a variable of ours that would be passed over in silence.

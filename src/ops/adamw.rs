@@ -51,7 +51,8 @@ pub struct AdamWEntry<'a> {
 /// * `norm` — `[1]`, f64, of all gradients, as [`super::grad_norm`] returns it
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes differ; [`Error::Device`] if not everything lives on the device of `loss`.
+/// [`Error::Shape`] if shapes differ; [`Error::Device`] if not everything lives on the device of `loss`. Entries are checked as they come:
+/// on the CPU some before the one that is refused may be updated already.
 ///
 /// # Example
 /// ```
