@@ -68,7 +68,7 @@ fn main() -> std::process::ExitCode {
         return std::process::ExitCode::SUCCESS;
     }
     if arguments.iter().any(|a| a == "--table") {
-        return cli::exit(record::print_table());
+        return cli::exit(record::print_table(&names()));
     }
     if arguments.iter().any(|a| a == process::MEMORY_FLAG) {
         return cli::exit(cli::with_threads(0, process::train_and_report));
@@ -116,10 +116,9 @@ fn run(options: &Options) -> Result<()> {
     }
     let mut record = Record::open(threads);
     let wanted = |name: &str| options.wants(name, None);
-    let names: Vec<String> = items::all().iter().map(|item| item.name().into()).collect();
-    if !names.iter().map(String::as_str).chain(process::NAMES).any(wanted) {
-        let all = names.join(" ");
-        return Err(Error::Usage(format!("no item has that in its name; known: {all} {}", process::NAMES.join(" "))));
+    let names = names();
+    if !names.iter().any(|name| wanted(name)) {
+        return Err(Error::Usage(format!("no item has that in its name; known: {}", names.join(" "))));
     }
     println!(
         "{:28} {:>10} {:>7}   {:20} {:>10} {:>7}  {:>6}",
@@ -131,6 +130,12 @@ fn run(options: &Options) -> Result<()> {
     }
     process::measure(&wanted, &mut peers, &models, options, &mut record)?;
     record.finish()
+}
+
+/// All items, in the order of the table.
+fn names() -> Vec<String> {
+    let of_processes = process::NAMES.map(String::from);
+    items::all().iter().map(|item| item.name().into()).chain(of_processes).collect()
 }
 
 /// The folders in which both sides find the same networks.

@@ -137,11 +137,11 @@ const PEER: usize = 7;
 const VARIANT: usize = 8;
 const THEIRS: usize = 9;
 
-/// Prints the newest rows of each item as Markdown, those of the machine that the last row is of.
+/// Prints the newest rows of each item as Markdown, in this `order`, those of the machine that the last row is of.
 ///
 /// # Errors
 /// [`Error::Io`] if there is no record.
-pub(crate) fn print_table() -> Result<()> {
+pub(crate) fn print_table(order: &[String]) -> Result<()> {
     let path = path();
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     let mut rows: Vec<Stored> =
@@ -154,8 +154,15 @@ pub(crate) fn print_table() -> Result<()> {
             items.push(row.text(ITEM));
         }
     }
+    if items.is_empty() {
+        return Err(Error::Usage(format!(
+            "{}: no rows; measure first, with `cargo bench --bench peers`",
+            path.display()
+        )));
+    }
+    items.sort_by_key(|item| order.iter().position(|name| name == item).unwrap_or(order.len()));
     println!(
-        "| item | ours | PyTorch eager / compiled / bf16 | best like ours / ours | candle / burn | better / ours |"
+        "| item | ours | PyTorch eager / compiled / bf16 | PyTorch's best / ours | candle / burn | the faster / ours |"
     );
     println!("|---|---|---|---|---|---|");
     for item in items {
