@@ -49,16 +49,16 @@ thread_local! {
     static FIRST_BAD: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Sets a flag of this thread for as long as it lives, so that a panic unsets it too.
-struct Raised(&'static LocalKey<Cell<bool>>, bool);
+/// A value of this thread that is another for as long as this lives: a panic brings the former one back too.
+pub(crate) struct Held<T: Copy + 'static>(&'static LocalKey<Cell<T>>, T);
 
-impl Raised {
-    fn new(flag: &'static LocalKey<Cell<bool>>, value: bool) -> Raised {
-        Raised(flag, flag.replace(value))
+impl<T: Copy> Held<T> {
+    pub(crate) fn new(cell: &'static LocalKey<Cell<T>>, value: T) -> Held<T> {
+        Held(cell, cell.replace(value))
     }
 }
 
-impl Drop for Raised {
+impl<T: Copy> Drop for Held<T> {
     fn drop(&mut self) {
         self.0.set(self.1);
     }
@@ -154,7 +154,7 @@ fn note_bad(kind: &str, name: &str, scope: &str) {
 /// Runs `body` while every op's output and every gradient is checked; returns the first op that made a
 /// non-finite number, as a sentence part. Slow: for finding out after a loss was not finite.
 pub fn find_non_finite(body: impl FnOnce() -> Result<()>) -> Result<Option<String>> {
-    let _checking = Raised::new(&CHECK, true);
+    let _checking = Held::new(&CHECK, true);
     FIRST_BAD.set(None);
     body()?;
     Ok(FIRST_BAD.take())
@@ -183,7 +183,7 @@ pub fn scope<T>(name: impl std::fmt::Display, body: impl FnOnce() -> T) -> T {
 /// inside an op may be handed it in the middle of what it records.
 pub(crate) fn apart<T>(body: impl FnOnce() -> T) -> T {
     let _tape = Swapped::new(None);
-    let _flags = (Raised::new(&PAUSED, false), Raised::new(&CHECK, false), profile::off());
+    let _flags = (Held::new(&PAUSED, false), Held::new(&CHECK, false), profile::off());
     body()
 }
 
@@ -209,7 +209,7 @@ pub fn recompute(inputs: Vec<Tensor>, body: impl Fn(&[Tensor]) -> Result<Tensor>
         return body(&inputs);
     }
     let output = {
-        let _laid_aside = (Swapped::new(None), Raised::new(&PAUSED, true));
+        let _laid_aside = (Swapped::new(None), Held::new(&PAUSED, true));
         body(&inputs)?
     };
     let names = inputs.clone();

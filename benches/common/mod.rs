@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tweedie::ops::forced_conv_method;
 use tweedie::{Error, Result, cli, simd};
 
 /// Runs a bench as the programs run: on a thread of the pool, since entering a parallel region from outside costs two context switches, and with
@@ -296,8 +297,7 @@ pub(crate) fn machine() -> String {
     let model = value("model name").unwrap_or(std::env::consts::ARCH);
     // Virtual machines tell little by their name; AMD's family 25 is Zen 3 and 4, 26 is Zen 5.
     let family = value("cpu family").map_or(String::new(), |family| format!(" family {family}"));
-    let forced = std::env::var("TWEEDIE_CONV").ok().filter(|method| !method.is_empty());
-    let forced = forced.map_or(String::new(), |method| format!(" TWEEDIE_CONV={method}"));
+    let forced = forced_conv_method().map_or(String::new(), |method| format!(" TWEEDIE_CONV={method}"));
     format!("{model}{family} with {:?}{forced}", simd::level())
 }
 

@@ -25,6 +25,7 @@ use crate::error::{Error, Result, unknown_name};
 use crate::io::TensorFile;
 use crate::io::tensors::{Entry, write_tensors};
 use crate::nn::{ClassEmbed, ClassInput, Precision};
+use crate::ops::forced_conv_method;
 use crate::pipeline::{Class, Pipeline, Weights};
 use crate::process::{TimeConvention, Variance};
 use crate::sampler::{SamplerKind, parse_tau};
@@ -77,7 +78,7 @@ Environment:
 
 /// Says on stderr that the environment's `TWEEDIE_CONV` has a say in the bits of what is trained: no setting of the run tells it.
 pub fn note_forced_method() {
-    if let Some(method) = std::env::var("TWEEDIE_CONV").ok().filter(|method| !method.is_empty()) {
+    if let Some(method) = forced_conv_method() {
         eprintln!(
             "note: TWEEDIE_CONV={method} forces the method of 3x3 convolutions: without it, or resumed without it, this run has other bits"
         );

@@ -34,7 +34,9 @@ pub use attention::{attention, rotary_table, self_attention};
 pub use attention_pool::attention_pool;
 pub use blend::blend;
 pub use concat::{Joined, concat_channels, project, slice_channels};
-pub use conv2d::{CONV_ACCURACIES, Conv, ConvAccuracy, ConvExtras, conv_accuracy, conv2d, set_conv_accuracy};
+pub use conv2d::{
+    CONV_ACCURACIES, Conv, ConvAccuracy, ConvExtras, conv_accuracy, conv2d, forced_conv_method, set_conv_accuracy,
+};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;

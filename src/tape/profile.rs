@@ -4,7 +4,7 @@
 //! since the last lap is that work's. The tape does so when an op hands over its output and when a node has run; what is no op
 //! (drawing a batch, the update of the weights) is named with [`lap`]. On a GPU laps are those of launches, not of the work launched.
 
-use super::Raised;
+use super::Held;
 use crate::tensor::{Shape, Tensor};
 use std::cell::{Cell, RefCell};
 
@@ -57,7 +57,7 @@ thread_local! {
 pub fn profile<T>(clock: fn() -> f64, body: impl FnOnce() -> T) -> (T, Vec<Row>) {
     let outer = PROFILE.replace(Profile::new(clock, clock()));
     let value = {
-        let _on = Raised::new(&ON, true);
+        let _on = Held::new(&ON, true);
         body()
     };
     (value, PROFILE.replace(outer).rows)
@@ -65,7 +65,7 @@ pub fn profile<T>(clock: fn() -> f64, body: impl FnOnce() -> T) -> (T, Vec<Row>)
 
 /// Stops the timer of this thread until the value is dropped.
 pub(super) fn off() -> impl Drop {
-    Raised::new(&ON, false)
+    Held::new(&ON, false)
 }
 
 /// Whether the timer of this thread is on.

@@ -3,6 +3,7 @@
 use super::Conv;
 use crate::error::{Result, unknown_name};
 use crate::simd::Scheme;
+use crate::tape::Held;
 use crate::tensor::Dtype;
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -72,20 +73,19 @@ thread_local! {
 
 /// Runs `body` with its convolutions forced to `direct`, `f2` or `f4`, on this thread alone: for case tables.
 pub(super) fn forcing<T>(name: &str, body: impl FnOnce() -> T) -> T {
-    struct Until(Forced);
-    impl Drop for Until {
-        fn drop(&mut self) {
-            FORCED_HERE.set(self.0);
-        }
-    }
-    let _until = Until(FORCED_HERE.replace(forced_by(name)));
+    let _held = Held::new(&FORCED_HERE, forced_by(name));
     body()
+}
+
+/// The environment's `TWEEDIE_CONV`: what takes the place of [`conv_accuracy`] in this process.
+pub fn forced_conv_method() -> Option<String> {
+    std::env::var("TWEEDIE_CONV").ok().filter(|method| !method.is_empty())
 }
 
 fn forced() -> Forced {
     /// The environment's `TWEEDIE_CONV`.
     static FORCED: OnceLock<Forced> = OnceLock::new();
-    FORCED_HERE.get().or(*FORCED.get_or_init(|| forced_by(&std::env::var("TWEEDIE_CONV").unwrap_or_default())))
+    FORCED_HERE.get().or(*FORCED.get_or_init(|| forced_conv_method().and_then(|name| forced_by(&name))))
 }
 
 /// Winograd's scheme for each task of a convolution, or `None` for plain sums.

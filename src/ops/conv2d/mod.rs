@@ -25,7 +25,7 @@ mod padded;
 mod windows;
 mod winograd;
 
-pub use method::{CONV_ACCURACIES, ConvAccuracy, conv_accuracy, set_conv_accuracy};
+pub use method::{CONV_ACCURACIES, ConvAccuracy, conv_accuracy, forced_conv_method, set_conv_accuracy};
 
 use super::{image_shape, narrow, same_device, sum_rows};
 use crate::device::Device;
@@ -148,9 +148,8 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv, extras:
         return Err(Error::Shape(format!("conv2d: stride {stride} and kernel {kh}x{kw}; use 1 or more of each")));
     }
     // A step past the padded image is as good as any longer one.
-    let longest = [h, w].map(|size| size.saturating_add(conv.pad_before)).into_iter().fold(0, usize::max);
-    let longest = longest.saturating_add(conv.pad_after[0].max(conv.pad_after[1])).max(1);
-    let conv = Conv { stride: conv.stride.min(longest), ..conv };
+    let padding = conv.pad_before.saturating_add(conv.pad_after[0].max(conv.pad_after[1]));
+    let conv = Conv { stride: conv.stride.min(h.max(w).saturating_add(padding).max(1)), ..conv };
     let (Some(h_out), Some(w_out)) = (conv.out_size(0, h, kh), conv.out_size(1, w, kw)) else {
         return Err(Error::Shape(format!(
             "conv2d: kernel {kh}x{kw} does not fit into the image {h}x{w} padded by {conv:?}; pad more, or less"

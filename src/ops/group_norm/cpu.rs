@@ -91,13 +91,6 @@ struct Affine<'a> {
     offset: &'a [f32],
 }
 
-/// Cuts the next `len` values off `room`: an image takes what it needs from the pool once.
-fn take<'a>(room: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (taken, rest) = std::mem::take(room).split_at_mut(len);
-    *room = rest;
-    taken
-}
-
 /// What the affine map is made of, on the host.
 #[derive(Clone, Copy)]
 struct Parameters<'a> {
@@ -243,8 +236,9 @@ pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: Tensor, grads: &m
         let (parts, dy) = (of_image(&parts, image, s), dy.map(|dy| &dy[image * size..][..size]));
         let (mean, rstd) = (&mean[image * groups..][..groups], &rstd[image * groups..][..groups]);
         let mut room = Scratch::<f32>::take((5 + 2 * s.blocks()) * s.c);
-        let mut room = &mut room[..];
-        let affine = parameters.affine(image, mean, rstd, s, take(&mut room, 2 * s.c));
+        let (of_affine, room) = room.split_at_mut(2 * s.c);
+        let (of_input, room) = room.split_at_mut(2 * s.c);
+        let affine = parameters.affine(image, mean, rstd, s, of_affine);
         let (sum, sum_x) = (out_sum.slice(image * s.c, s.c), out_sum_x.slice(image * s.c, s.c));
         let dx: Vec<Option<DisjointMut<'_, T>>> = outs
             .iter()
@@ -254,7 +248,6 @@ pub(super) fn backward<T: Activation>(node: GroupNormNode, dy: Tensor, grads: &m
                 out.as_ref().map(|out| DisjointMut::new(out.slice(image * size, size)))
             })
             .collect();
-        let of_input = take(&mut room, 2 * s.c);
         backward_sums(&parts, dy, affine, (mean, rstd), &dx, (sum, sum_x), s, room);
         if dx.iter().any(Option::is_some) {
             backward_input(&parts, dy, affine, (mean, rstd), &dx, image, &parameters, (sum, sum_x), s, of_input);
