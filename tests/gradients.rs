@@ -163,6 +163,12 @@ fn affine_case(count: usize, factor: f32, constant: f32, seed: u64) -> Case {
     }
 }
 
+/// A gradient of 1e-4 beside values of 1: differences of whole sums would lose it.
+#[test]
+fn affine_s_gradient_is_compared_where_its_factor_is_tiny() {
+    affine_case(646, -8.326_75e-5, -1.128_636_2, 445_322).check(Device::Cpu).unwrap();
+}
+
 proptest! {
     #![proptest_config(config(48))]
 

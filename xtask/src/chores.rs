@@ -29,15 +29,17 @@ fn with_nvrtc(step: Step, library: Option<&Path>) -> Step {
 }
 
 /// `cargo xtask test [ARGS]...`: all tests, with NVRTC fetched for those of the kernels; without arguments also the library's own tests, the
-/// ops and the networks on the vector levels that this processor would not choose by itself.
+/// ops with their drawn sizes and the networks on the vector levels that this processor would not choose by itself.
 pub(crate) fn test(extra: &[String]) -> Result<(), Failure> {
     let nvrtc = find_nvrtc()?;
     with_nvrtc(Step::cargo("test --workspace").with(extra), nvrtc.as_deref()).run()?;
     if extra.is_empty() {
         for level in ["portable", "avx2", "avx512"] {
             println!("\n==> TWEEDIE_SIMD={level}");
-            let step = Step::cargo("test --lib --test ops --test bf16 --test diffusers_parity --test conv_accuracy")
-                .env("TWEEDIE_SIMD", level);
+            let step = Step::cargo(
+                "test --lib --test ops --test bf16 --test diffusers_parity --test gradients --test conv_accuracy",
+            )
+            .env("TWEEDIE_SIMD", level);
             with_nvrtc(step, nvrtc.as_deref()).run()?;
         }
     }
